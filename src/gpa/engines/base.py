@@ -1,0 +1,76 @@
+"""Engine: token ids in, token ids out. An engine sees no text, no audio and no vocabulary.
+
+Prompts carry what may come out: `allowed` ranges of ids and the `stop` ids. Every engine honours both,
+so an audio prompt can only yield audio codes or its stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class Token(NamedTuple):
+    """One generated id and its natural-log probability among the legal ids (before temperature)."""
+
+    id: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How ids are drawn. `temperature` 0 is greedy. `repetition_penalty` counts prompt and output ids, each
+    distinct id once: score / p if score > 0 else score * p (transformers' rule)."""
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    max_new_ids: int = 512
+
+    def __post_init__(self) -> None:
+        legal = {
+            "temperature": self.temperature >= 0,
+            "top_k": self.top_k >= 0,
+            "top_p": 0 < self.top_p <= 1,
+            "repetition_penalty": self.repetition_penalty > 0,
+            "seed": self.seed >= 0,
+            "max_new_ids": self.max_new_ids > 0,
+        }
+        wrong = [f"{name}={getattr(self, name)}" for name, ok in legal.items() if not ok]
+        if wrong:
+            raise ValueError(
+                f"illegal sampling: {', '.join(wrong)}; legal: temperature >= 0, top_k >= 0, 0 < top_p <= 1, "
+                "repetition_penalty > 0, seed >= 0, max_new_ids > 0"
+            )
+
+
+class Context(Protocol):
+    """What an engine needs of a prompt (`gpa.prompt.Prompt` is one)."""
+
+    @property
+    def context(self) -> Sequence[int]:
+        """Ids to feed before the first new one."""
+
+    @property
+    def allowed(self) -> Sequence[range]:
+        """Ranges of ids that may be generated."""
+
+    @property
+    def stop(self) -> Sequence[int]:
+        """Ids that end the generation; they are not yielded."""
+
+
+class Engine(Protocol):
+    """A backend that continues prompts. Thread-safe: several generations may run at once."""
+
+    def generate(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
+        """Yield the continuation id by id until a stop id (not yielded) or `sampling.max_new_ids`.
+
+        Closing the iterator frees the slot at once. Same seed, same ids, alone or in a batch.
+        Raises EngineError."""
+
+    def close(self) -> None:
+        """Free the model."""

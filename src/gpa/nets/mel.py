@@ -1,0 +1,69 @@
+"""Mel spectrograms of the two published tokenizers, in torch: log-mel for GLM (Whisper's), magnitude mel for BiCodec."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> NDArray[np.float32]:
+    """Slaney-scale, slaney-normalised triangular filters (n_mels, n_fft // 2 + 1), as librosa's default."""
+
+    def to_mel(hz: float) -> float:
+        return hz * 3 / 200 if hz < 1000 else 15 + math.log(hz / 1000) / (math.log(6.4) / 27)
+
+    mels = np.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2)
+    edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((math.log(6.4) / 27) * (mels - 15)))
+    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    slopes = edges[:, None] - bins[None]
+    gaps = np.diff(edges)[:, None]
+    filters = np.maximum(0, np.minimum(-slopes[:-2] / gaps[:-1], slopes[2:] / gaps[1:]))
+    return (filters * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+
+
+class WhisperMel(nn.Module):
+    """Wave (B, T), T a multiple of 160 -> log-mel (B, n_mels, T / 160), as Whisper's feature extractor.
+
+    STFT 400/160 with reflection, last frame dropped, power, slaney mel, log10, floor at the clip's maximum - 8."""
+
+    def __init__(self, n_mels: int, sample_rate: int = 16_000, n_fft: int = 400, hop_length: int = 160) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        filters = torch.from_numpy(mel_filters(sample_rate, n_fft, n_mels, 0.0, sample_rate / 2))
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """(B, T) -> (B, n_mels, T / 160)."""
+        spec = torch.stft(wav, self.n_fft, self.hop_length, window=self.window, return_complex=True)
+        power = torch.view_as_real(spec[..., :-1]).square().sum(-1)
+        log = (self.filters @ power).clamp(min=1e-10).log10()
+        log = torch.maximum(log, log.amax((1, 2), keepdim=True) - 8)
+        return (log + 4) / 4
+
+
+class BiCodecMel(nn.Module):
+    """Wave (B, T) -> magnitude mel (B, num_mels, T // hop_length + 1) of the reference clip (power 1, no logarithm).
+
+    `log` (ours, for small speaker encoders) takes (ln(max(mel, 1e-5)) + 5) / 3, near zero mean and unit variance:
+    raw log-mel saturates the FSQ of a small encoder into one voice for everybody."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length, self.win_length = params["n_fft"], params["hop_length"], params["win_length"]
+        self.log = bool(params.get("log", False))
+        rate = params["sample_rate"]
+        filters = mel_filters(rate, self.n_fft, params["num_mels"], params["mel_fmin"], params["mel_fmax"] or rate / 2)
+        self.register_buffer("window", torch.hann_window(self.win_length), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """(B, T) -> (B, num_mels, frames)."""
+        spec = torch.stft(wav, self.n_fft, self.hop_length, self.win_length, self.window, return_complex=True)
+        mel: Tensor = self.filters @ torch.view_as_real(spec).square().sum(-1).sqrt()
+        return (mel.clamp(min=1e-5).log() + 5) / 3 if self.log else mel
