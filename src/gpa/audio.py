@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 Wav: TypeAlias = NDArray[np.float32]  # (T,), mono, full scale is -1 .. 1
-Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"  # a str is a path
-Target: TypeAlias = "str | os.PathLike[str] | BinaryIO"
+Target: TypeAlias = "str | os.PathLike[str] | BinaryIO"  # a str is a path
+Source: TypeAlias = "Target | bytes"
 
 RATES = range(4_000, 384_001)  # Hz, legal sample rates
 MAX_SECONDS = 3_600.0  # of one decoded array; longer sounds go through `blocks`
@@ -123,8 +123,8 @@ class Resampler:
     """Streaming sample-rate conversion: the pushes and the flush together equal one conversion of the whole."""
 
     def __init__(self, rate_in: int, rate_out: int) -> None:
-        _check_rate(rate_in)
-        _check_rate(rate_out)
+        if rate_in not in RATES or rate_out not in RATES:
+            raise AudioError(f"cannot convert {rate_in} Hz to {rate_out} Hz (legal: {RATES.start}..{RATES.stop - 1})")
         self._stream: Any = None
         if rate_in != rate_out:
             import soxr  # type: ignore[import-untyped]
@@ -137,8 +137,7 @@ class Resampler:
 
     def flush(self) -> Wav:
         """The rest; nothing may be pushed afterwards."""
-        empty = np.zeros(0, np.float32)
-        return empty if self._stream is None else self._stream.resample_chunk(empty, last=True)
+        return np.zeros(0, np.float32) if self._stream is None else self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 class Encoder:
@@ -193,13 +192,12 @@ class Encoder:
     def _write(self, wav: Wav) -> None:
         from av import AudioFrame
 
-        if not len(wav):
-            return
-        array: Any = np.rint(wav * 32768).clip(-32768, 32767).astype(np.int16) if self.format.samples == "s16" else wav.clip(-1, 1)
-        frame = AudioFrame.from_ndarray(array[None], format=self.format.samples, layout="mono")
-        frame.sample_rate, frame.time_base, frame.pts = self.rate, Fraction(1, self.rate), self._written
-        self._written += len(wav)
-        self._mux(frame)
+        if len(wav):
+            array: Any = np.rint(wav * 32768).clip(-32768, 32767).astype(np.int16) if self.format.samples == "s16" else wav.clip(-1, 1)
+            frame = AudioFrame.from_ndarray(array[None], format=self.format.samples, layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = self.rate, Fraction(1, self.rate), self._written
+            self._written += len(wav)
+            self._mux(frame)
 
     def _mux(self, frame: av.AudioFrame | None) -> None:
         """Write a frame; None ends the file."""
@@ -215,8 +213,7 @@ class Encoder:
 
 def encode(wav: Wav, sample_rate: int, format: str, *, out_rate: int | None = None) -> bytes:
     """(T,) at `sample_rate` Hz -> the bytes of an audio file (`FORMATS`). Raises AudioError: not a wav, empty, unknown format."""
-    file = io.BytesIO()
-    _encode_into(file, wav, sample_rate, format, out_rate)
+    _encode_into(file := io.BytesIO(), wav, sample_rate, format, out_rate)
     return file.getvalue()
 
 
@@ -227,14 +224,12 @@ def save(target: Target, wav: Wav, sample_rate: int, format: str | None = None, 
     Raises AudioError: not a wav, empty, unknown format or suffix, target not writable.
     """
     if isinstance(target, (str, os.PathLike)) and os.fspath(target) != "-":
-        path = Path(target)
-        suffix = path.suffix.lower()
+        suffix = Path(target).suffix.lower()
         if format is None and suffix not in _SUFFIXES:
-            raise AudioError(f"{path} has the suffix {suffix!r}: name a format (legal: {', '.join(_SUFFIXES)})")
-        _save_file(path, wav, sample_rate, format or _SUFFIXES[suffix], out_rate)
-        return
-    out: BinaryIO = sys.stdout.buffer if isinstance(target, (str, os.PathLike)) else target
+            raise AudioError(f"{target} has the suffix {suffix!r}: name a format (legal: {', '.join(_SUFFIXES)})")
+        return _save_file(Path(target), wav, sample_rate, format or _SUFFIXES[suffix], out_rate)
     data = encode(wav, sample_rate, format or "wav", out_rate=out_rate)
+    out: BinaryIO = sys.stdout.buffer if isinstance(target, (str, os.PathLike)) else target
     try:
         out.write(data)
         out.flush()
@@ -246,9 +241,8 @@ def _encode_into(file: BinaryIO, wav: Wav, sample_rate: int, format: str, out_ra
     """Encode through a seekable file, ten seconds at a time."""
     wav = as_wav(wav, sample_rate, sample_rate)
     encoder = Encoder(format, sample_rate, out_rate=out_rate, file=file)
-    step = 10 * sample_rate
-    for start in range(0, len(wav), step):
-        encoder.push(wav[start : start + step])
+    for start in range(0, len(wav), 10 * sample_rate):
+        encoder.push(wav[start : start + 10 * sample_rate])
     encoder.flush()
 
 
@@ -330,12 +324,12 @@ def _decoded(source: Source) -> Iterator[tuple[int, Wav]]:
 
 def _mono(frame: av.AudioFrame) -> tuple[int, Wav]:
     """One frame, any sample format and layout -> (sample rate in Hz, mean of the channels)."""
-    channels, array = frame.layout.nb_channels, frame.to_ndarray()
-    array = array if frame.format.is_planar else array.reshape(-1, channels).T  # (1, T * C) -> (C, T)
+    array = frame.to_ndarray()
+    array = array if frame.format.is_planar else array.reshape(frame.samples, -1).T  # (1, T * C) -> (C, T)
     if array.dtype.kind in "iu":
         middle = 2 ** (8 * array.dtype.itemsize - 1)
         array = (array - np.float32(middle if array.dtype.kind == "u" else 0)) / np.float32(middle)
-    return frame.sample_rate, _finite(array[0] if channels == 1 else array.mean(axis=0, dtype=np.float32))
+    return frame.sample_rate, _finite(array[0] if len(array) == 1 else array.mean(axis=0, dtype=np.float32))
 
 
 @contextmanager
@@ -347,10 +341,11 @@ def _opened(source: Source) -> Iterator[tuple[InputContainer, str]]:
         try:
             container = av.open(file, "r", options=_OPEN)
         except (av.FFmpegError, OSError, ValueError, TypeError) as error:  # TypeError: a text file gives str
-            raise AudioError(f"{name} is no audio file that can be read: found {_found(file)} ({error})") from error
+            reason = getattr(error, "strerror", None) or error
+            raise AudioError(f"cannot read audio from {name}: found {_found(file)} ({reason})") from error
         with container:
             if not container.streams.audio:
-                raise AudioError(f"{name} holds no audio: found {container.format.long_name}, {len(container.streams)} other streams")
+                raise AudioError(f"no audio in {name}: found {container.format.long_name}, {len(container.streams)} other streams")
             yield container, name
 
 
@@ -359,34 +354,26 @@ def _file(source: Source) -> Iterator[tuple[BinaryIO, str]]:
     """The bytes of a source and its name. A file of the caller is read from its beginning, or from where a pipe stands."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield io.BytesIO(source), "the given bytes"
-    elif isinstance(source, (str, os.PathLike)):
+    elif not isinstance(source, (str, os.PathLike)):
+        with suppress(OSError, AttributeError):
+            source.seek(0)
+        yield source, f"the given {type(source).__name__}"
+    else:
         with ExitStack() as stack:
             try:
                 file = stack.enter_context(Path(source).open("rb"))
             except (OSError, ValueError) as error:  # ValueError: a null character in the path
-                raise AudioError(f"{os.fspath(source)} cannot be opened: {error}") from error
-            yield file, os.fspath(source)
-    elif callable(getattr(source, "read", None)):
-        with suppress(OSError, AttributeError):
-            source.seek(0)
-        yield source, "the given file"
-    else:
-        raise AudioError(f"cannot read audio from {type(source).__name__} (legal: path, bytes, binary file)")
+                raise AudioError(f"{source!s} cannot be opened: {error}") from error
+            yield file, str(source)
 
 
 def _found(file: BinaryIO) -> str:
     """What stands in a file that is no audio."""
-    try:
+    with suppress(OSError, AttributeError):
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-    except (OSError, AttributeError):
-        return "a stream that cannot be rewound"
-    return f"{size} bytes, the first {file.read(8)!r}" if size else "an empty file, 0 bytes"
-
-
-def _check_rate(rate: int) -> None:
-    if rate not in RATES:
-        raise AudioError(f"found a sample rate of {rate} Hz (legal: {RATES.start}..{RATES.stop - 1})")
+        return f"{size} bytes, the first {file.read(8)!r}" if size else "an empty file, 0 bytes"
+    return "a stream that cannot be rewound"
 
 
 def _finite(wav: NDArray[Any]) -> Wav:
