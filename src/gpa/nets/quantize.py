@@ -7,7 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import weight_norm
+
+from gpa.nets.weight_norm import NormedConv1d
 
 
 class FactorizedVQ(nn.Module):
@@ -18,8 +19,8 @@ class FactorizedVQ(nn.Module):
     def __init__(self, input_dim: int, codebook_size: int, codebook_dim: int, commitment: float = 0.25) -> None:
         super().__init__()
         self.commitment = commitment
-        self.in_project = weight_norm(nn.Conv1d(input_dim, codebook_dim, 1))
-        self.out_project = weight_norm(nn.Conv1d(codebook_dim, input_dim, 1))
+        self.in_project = NormedConv1d(input_dim, codebook_dim, 1)
+        self.out_project = NormedConv1d(codebook_dim, input_dim, 1)
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
 
     def latents(self, z: Tensor) -> Tensor:

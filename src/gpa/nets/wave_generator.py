@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import weight_norm
+
+from gpa.nets.weight_norm import NormedConv1d, NormedConvTranspose1d
 
 
 class Snake(nn.Module):
@@ -26,9 +27,9 @@ class ResidualUnit(nn.Module):
         super().__init__()
         self.block = nn.Sequential(
             Snake(channels),
-            weight_norm(nn.Conv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation)),
+            NormedConv1d(channels, channels, 7, dilation=dilation, padding=3 * dilation),
             Snake(channels),
-            weight_norm(nn.Conv1d(channels, channels, 1)),
+            NormedConv1d(channels, channels, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class UpsamplingBlock(nn.Module):
         super().__init__()
         self.block = nn.Sequential(
             Snake(inputs),
-            weight_norm(nn.ConvTranspose1d(inputs, outputs, kernel, rate, padding=(kernel - rate) // 2)),
+            NormedConvTranspose1d(inputs, outputs, kernel, rate, padding=(kernel - rate) // 2),
             *(ResidualUnit(outputs, dilation) for dilation in (1, 3, 9)),
         )
 
@@ -59,11 +60,11 @@ class WaveGenerator(nn.Module):
 
     def __init__(self, input_channel: int, channels: int, rates: list[int], kernel_sizes: list[int]) -> None:
         super().__init__()
-        layers: list[nn.Module] = [weight_norm(nn.Conv1d(input_channel, channels, 7, padding=3))]
+        layers: list[nn.Module] = [NormedConv1d(input_channel, channels, 7, padding=3)]
         for i, (rate, kernel) in enumerate(zip(rates, kernel_sizes, strict=True)):
             layers.append(UpsamplingBlock(channels >> i, channels >> i + 1, kernel, rate))
         last = channels >> len(rates)
-        layers += [Snake(last), weight_norm(nn.Conv1d(last, 1, 7, padding=3)), nn.Tanh()]
+        layers += [Snake(last), NormedConv1d(last, 1, 7, padding=3), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,254 @@
+"""Language model -> OpenVINO IR: a transformers Qwen3 folder becomes `openvino_model.xml` and `.bin`, with numpy alone.
+
+The graph is what openvino-genai's ContinuousBatchingPipeline takes: a stateful decoder whose attention it turns
+into paged attention. Two things are ours:
+- heads (see engines/heads.py). Logits are computed for the ids that some head may generate, those barred by the id
+  just fed are -inf, and so are all others, at full width: a repetition penalty over prompt ids finds its row.
+- `sampled_tokens_indices`. The pipeline fills this input with the rows it will sample; no other row meets the head.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpa.engines.base import Context
+from gpa.engines.heads import Head, heads_of
+from gpa.errors import CheckpointError
+from gpa.nets.weights import Weights
+
+if TYPE_CHECKING:
+    from openvino import Model, Node
+
+Precision = Literal["f32", "f16", "int8"]
+XML = "openvino_model.xml"  # the name openvino-genai looks for
+
+
+@dataclass(frozen=True)
+class LMShape:
+    """The numbers of a Qwen3 config.json, checked to describe a net that this file can build."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+
+    @classmethod
+    def load(cls, folder: Path) -> LMShape:
+        """Read `folder/config.json`. Raises CheckpointError."""
+        path = Path(folder) / "config.json"
+        try:
+            raw = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}  # transformers >= 5 nests rope_theta
+        raw = {"rope_theta": rope.get("rope_theta"), **raw}
+        found = {"model_type": raw.get("model_type"), "attention_bias": raw.get("attention_bias", False)}
+        found |= {"hidden_act": raw.get("hidden_act", "silu"), "rope_type": rope.get("rope_type", "default")}
+        legal = {"model_type": "qwen3", "attention_bias": False, "hidden_act": "silu", "rope_type": "default"}
+        wrong = [f"{key}={found[key]} (legal: {legal[key]})" for key in legal if found[key] != legal[key]]
+        wrong += [f"{name} is missing" for name in cls.__dataclass_fields__ if raw.get(name) is None]
+        if wrong:
+            raise CheckpointError(f"{path}: {', '.join(wrong)}")
+        return cls(**{name: raw[name] for name in cls.__dataclass_fields__})
+
+    @property
+    def cached_numbers_per_id(self) -> int:
+        """How many keys and values one id leaves in the cache."""
+        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+
+
+def export_openvino(folder: Path, out: Path, precision: Precision = "int8", heads: Sequence[Context] = ()) -> Path:
+    """Write `out/openvino_model.xml`, `.bin` and `.json` from the Qwen3 checkpoint `folder`; returns the xml's path.
+
+    `heads`: one prompt of each task that will be asked for (its context's last id, `allowed` and `stop` count);
+    none: every id may follow every id. int8 weights are symmetric, one scale a row. Raises CheckpointError."""
+    import openvino
+
+    shape = LMShape.load(folder)
+    weights = Weights(Path(folder) / "model.safetensors")
+    everything = (range(shape.vocab_size),)
+    asked = heads_of(heads) or (Head(everything, everything),)
+    beyond = [r for head in asked for r in (*head.after, *head.legal) if r.stop > shape.vocab_size]
+    if beyond:
+        raise CheckpointError(f"{folder} has {shape.vocab_size} ids; the prompts ask for {beyond[0]}")
+    model = _Builder(shape, weights, precision, asked).model()
+    path = Path(out) / XML
+    path.parent.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    card = {"vocab_size": shape.vocab_size, "precision": precision, "cached_numbers_per_id": shape.cached_numbers_per_id}
+    path.with_suffix(".json").write_text(json.dumps(card | {"heads": [head.to_json() for head in asked]}) + "\n")
+    return path
+
+
+class _Builder:
+    """Builds the graph. Shapes in comments: B sequences, S new ids, T ids with the past, H heads, D head_dim."""
+
+    def __init__(self, shape: LMShape, weights: Weights, precision: Precision, heads: Sequence[Head]) -> None:
+        from openvino import opset13
+
+        self.ops: Any = opset13
+        self.shape, self.weights, self.precision, self.heads = shape, weights, precision, heads
+
+    def model(self) -> Model:
+        """The whole decoder: ids -> logits (rows to sample, 1, vocab_size)."""
+        import openvino
+
+        ops, shape = self.ops, self.shape
+        ids = self._input("input_ids", [-1, -1])
+        attended = self._input("attention_mask", [-1, -1])
+        positions = self._input("position_ids", [-1, -1])
+        self.beams = self._input("beam_idx", [-1], np.int32)
+        rows = self._input("sampled_tokens_indices", [-1])
+        self.batch = ops.gather(ops.shape_of(ids), [0], 0)
+        self.assigns: list[Node] = []
+        self.rope = self._rope(positions)
+        self.mask = self._mask(ids, attended)
+        x = ops.gather(self._table("model.embed_tokens.weight"), ids, 0)
+        for layer in range(shape.num_hidden_layers):
+            x = self._layer(x, f"model.layers.{layer}")
+        x = self._norm(ops.gather(x, rows, 0), "model.norm")
+        logits = self._head(x, ops.gather(ids, rows, 0))
+        logits.output(0).get_tensor().set_names({"logits"})
+        return openvino.Model([ops.result(logits)], self.assigns, [ids, attended, positions, self.beams, rows], "gpa_lm")
+
+    def _input(self, name: str, shape: list[int], dtype: type = np.int64) -> Node:
+        node: Node = self.ops.parameter(shape, dtype)
+        node.set_friendly_name(name)
+        node.output(0).get_tensor().set_names({name})
+        return node
+
+    def _layer(self, x: Node, name: str) -> Node:
+        attention = self._attention(self._norm(x, f"{name}.input_layernorm"), f"{name}.self_attn")
+        x = self.ops.add(x, attention)
+        y = self._norm(x, f"{name}.post_attention_layernorm")
+        gate = self.ops.swish(self._linear(y, f"{name}.mlp.gate_proj"))
+        up = self._linear(y, f"{name}.mlp.up_proj")
+        return self.ops.add(x, self._linear(self.ops.multiply(gate, up), f"{name}.mlp.down_proj"))
+
+    def _attention(self, x: Node, name: str) -> Node:
+        """(B, S, hidden) -> same; keys and values of the past live in the model's state."""
+        ops, shape = self.ops, self.shape
+        q = self._split(self._linear(x, f"{name}.q_proj"), shape.num_attention_heads)
+        k = self._split(self._linear(x, f"{name}.k_proj"), shape.num_key_value_heads)
+        v = self._split(self._linear(x, f"{name}.v_proj"), shape.num_key_value_heads)
+        # (B, S, H, D) -> (B, H, S, D)
+        q = self._rotate(ops.transpose(self._norm(q, f"{name}.q_norm"), [0, 2, 1, 3]))
+        k = self._rotate(ops.transpose(self._norm(k, f"{name}.k_norm"), [0, 2, 1, 3]))
+        k = self._repeat(self._remember(k, f"{name}.key"))
+        v = self._repeat(self._remember(ops.transpose(v, [0, 2, 1, 3]), f"{name}.value"))
+        y = ops.scaled_dot_product_attention(q, k, v, self.mask)
+        y = ops.reshape(ops.transpose(y, [0, 2, 1, 3]), [0, 0, shape.num_attention_heads * shape.head_dim], True)
+        return self._linear(y, f"{name}.o_proj")
+
+    def _split(self, x: Node, heads: int) -> Node:
+        return self.ops.reshape(x, [0, 0, heads, self.shape.head_dim], True)
+
+    def _remember(self, new: Node, name: str) -> Node:
+        """Past and new keys or values, (B, H, T, D); the state follows `beam_idx`."""
+        import openvino
+        from openvino import op
+
+        ops, shape = self.ops, self.shape
+        info = op.util.VariableInfo()
+        info.data_shape = openvino.PartialShape([-1, shape.num_key_value_heads, -1, shape.head_dim])
+        info.data_type = openvino.Type.f32
+        info.variable_id = name
+        variable = op.util.Variable(info)
+        empty = ops.concat([self.batch, [shape.num_key_value_heads], [0], [shape.head_dim]], 0)
+        past = op.read_value(ops.broadcast(np.float32(0), empty), variable)
+        both = ops.concat([ops.gather(past, self.beams, 0), new], 2)
+        self.assigns.append(op.assign(both, variable))
+        return both
+
+    def _repeat(self, x: Node) -> Node:
+        """Each key/value head serves `times` query heads: (B, H, T, D) -> (B, H * times, T, D)."""
+        ops, shape = self.ops, self.shape
+        times = shape.num_attention_heads // shape.num_key_value_heads
+        if times == 1:
+            return x
+        x = ops.broadcast(ops.unsqueeze(x, 2), [1, 1, times, 1, 1], broadcast_spec="BIDIRECTIONAL")
+        return ops.reshape(x, [0, shape.num_attention_heads, -1, shape.head_dim], True)
+
+    def _rope(self, positions: Node) -> tuple[Node, Node]:
+        """Cosine and sine of each position's angles, (B, 1, S, D)."""
+        ops, half = self.ops, self.shape.head_dim // 2
+        speed = self.shape.rope_theta ** -(np.arange(half) / half)
+        angle = ops.multiply(ops.unsqueeze(ops.convert(positions, "f32"), 2), speed.astype(np.float32).reshape(1, 1, half))
+        angle = ops.unsqueeze(ops.concat([angle, angle], 2), 1)
+        return ops.cos(angle), ops.sin(angle)
+
+    def _rotate(self, x: Node) -> Node:
+        """Rotary position embedding of x (B, H, S, D), halves paired as in transformers."""
+        ops, half = self.ops, self.shape.head_dim // 2
+        a, b = ops.variadic_split(x, 3, [half, half]).outputs()
+        turned = ops.concat([ops.multiply(b, np.float32(-1)), a], 3)
+        return ops.add(ops.multiply(x, self.rope[0]), ops.multiply(turned, self.rope[1]))
+
+    def _mask(self, ids: Node, attended: Node) -> Node:
+        """True where a query may look, (B, 1, S, T). Paged attention has its own: this one serves a plain run."""
+        ops = self.ops
+        new, total = (ops.squeeze(ops.gather(ops.shape_of(x), [1], 0), 0) for x in (ids, attended))
+        keys = ops.range(0, total, 1, "i64")
+        queries = ops.unsqueeze(ops.add(ops.range(0, new, 1, "i64"), ops.subtract(total, new)), 1)
+        causal = ops.less_equal(ops.unsqueeze(keys, 0), queries)
+        real = ops.unsqueeze(ops.not_equal(attended, np.int64(0)), [1, 2])
+        return ops.logical_and(real, causal)
+
+    def _norm(self, x: Node, name: str) -> Node:
+        """x / rms(x) * weight, in the form that OpenVINO fuses to one RMS operation."""
+        ops = self.ops
+        mean = ops.reduce_mean(ops.power(x, np.float32(2)), [-1], keep_dims=True)
+        root = ops.sqrt(ops.add(mean, np.float32(self.shape.rms_norm_eps)))
+        normed = ops.multiply(x, ops.divide(np.float32(1), root))
+        return ops.multiply(normed, self.weights[f"{name}.weight"].astype(np.float32))
+
+    def _linear(self, x: Node, name: str) -> Node:
+        return self.ops.matmul(x, self._table(f"{name}.weight"), False, True)
+
+    def _table(self, name: str, rows: NDArray[np.int64] | None = None) -> Node:
+        """The (chosen rows of the) matrix `name` as float32, stored in the precision of the export."""
+        value = self.weights[name] if rows is None else self.weights[name][rows]
+        if self.precision == "f32":
+            return self.ops.constant(value.astype(np.float32))
+        if self.precision == "f16":
+            node = self.ops.convert(self.ops.constant(value.astype(np.float16)), "f32")
+            node.get_rt_info()["decompression_0"] = ""
+            return node
+        codes, scale = quantize_rows(value.astype(np.float32))
+        return self.ops.multiply(self.ops.convert(self.ops.constant(codes), "f32"), scale)
+
+    def _head(self, x: Node, fed: Node) -> Node:
+        """Hidden rows (N, S, hidden) and the ids fed at them (N, S) -> logits (N, S, vocab_size); S is 1 when paged."""
+        ops, size = self.ops, self.shape.vocab_size
+        name = "lm_head.weight" if "lm_head.weight" in self.weights else "model.embed_tokens.weight"
+        rows = np.unique(np.concatenate([np.r_[r] for head in self.heads for r in head.legal]))
+        logits = ops.matmul(x, self._table(name, rows), False, True)
+        legal = np.ones((len(self.heads) + 1, len(rows)), np.bool_)  # the last row: after ids that belong to no head
+        speaker = np.full(size, len(self.heads), np.int32)
+        for i, head in enumerate(self.heads):
+            legal[i] = np.isin(rows, np.concatenate([np.r_[r] for r in head.legal]))
+            speaker[np.concatenate([np.r_[r] for r in head.after])] = i
+        logits = ops.select(ops.gather(legal, ops.gather(speaker, fed, 0), 0), logits, np.float32(-np.inf))
+        # spread over the full width: ids without a row read the -inf in front
+        place = np.zeros(size, np.int32)
+        place[rows] = np.arange(1, len(rows) + 1)
+        nothing = ops.constant(np.full((1, 1, 1), -np.inf, np.float32))
+        front = ops.broadcast(nothing, ops.concat([ops.shape_of(fed), [1]], 0))
+        return ops.gather(ops.concat([front, logits], 2), place, 2)
+
+
+def quantize_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """(rows, columns) -> int8 codes and one scale a row (rows, 1), with codes * scale close to the matrix."""
+    scale = np.maximum(np.abs(matrix).max(1, keepdims=True), 1e-12) / 127
+    return np.clip(np.rint(matrix / scale), -127, 127).astype(np.int8), scale.astype(np.float32)

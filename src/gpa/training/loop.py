@@ -1,0 +1,123 @@
+"""The one training loop: draw, score, update, average, report, save. What is trained and on what is passed in.
+
+A step's batch follows from its number, so a run that was cut off resumes exactly from its last state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpa.training.checkpoint import Average, Checkpoints, learning_rate
+from gpa.training.workers import Workers
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and speed of a run."""
+
+    steps: int
+    rate: float
+    warmup: int = 200
+    decay: float = 1 / 3  # share of the steps over which the rate falls
+    clip: float = 2.0  # largest gradient norm
+    seed: int = 0
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.02
+    average: float = 0.999  # decay of the weight average
+
+
+class Loop:
+    """A module, its optimiser, its average, and their state in OUT/state.pt."""
+
+    def __init__(self, module: nn.Module, out: Path, schedule: Schedule, parameters: list[nn.Parameter] | None = None) -> None:
+        self.module, self.schedule = module, schedule
+        self.workers = Workers.join()
+        self.parameters = parameters if parameters is not None else list(module.parameters())
+        matrices = [p for p in self.parameters if p.ndim >= 2]
+        rest = [p for p in self.parameters if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=schedule.rate, betas=schedule.betas, fused=True)
+        self.average = Average(module, schedule.average)
+        self.checkpoints = Checkpoints(out)
+        self.step = 0
+
+    @property
+    def draw(self) -> int:
+        """Number of this worker's batch at this step: no two workers or steps share one."""
+        return self.step * self.workers.count + self.workers.rank
+
+    def resume(self) -> dict[str, Any]:
+        """Take up the last state, if any; returns its `extra`."""
+        state = self.checkpoints.load()
+        if state is not None:
+            self.module.load_state_dict(state["model"])
+            self.average.state = state["average"]
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step = state["step"]
+        self.workers.share(self.module)
+        extra: dict[str, Any] = state["extra"] if state else {}
+        return extra
+
+    def run(
+        self,
+        losses: Callable[[int], tuple[Losses, Losses]],
+        weights: Mapping[str, float],
+        after: Callable[[], None] = lambda: None,
+        extra: Callable[[], dict[str, Any]] = dict,
+        every: int = 100,
+    ) -> Iterator[dict[str, float]]:
+        """Train to the last step. `losses(draw)` gives weighted losses and figures only to be reported; `after` runs
+        after each update; `extra()` is saved with the state. The first worker yields means every `every` steps."""
+        sums: dict[str, float] = {}
+        started, cpu = time.monotonic(), time.process_time()
+        while self.step < self.schedule.steps:
+            for name, value in self._update(losses, weights).items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            after()
+            self.average.update(self.module, self.step)
+            if self.workers.rank:
+                continue
+            if self.step % every == 0:
+                elapsed = {"seconds": time.monotonic() - started, "cpu": time.process_time() - cpu}
+                yield {"step": self.step, **elapsed, **{name: total / every for name, total in sums.items()}}
+                sums = {}
+            if self.checkpoints.due() or self.step == self.schedule.steps:
+                self.save(extra())
+        self.workers.leave()
+
+    def _update(self, losses: Callable[[int], tuple[Losses, Losses]], weights: Mapping[str, float]) -> Losses:
+        s = self.schedule
+        torch.manual_seed(s.seed * 1_000_003 + self.draw)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, s.rate, s.warmup, s.steps, s.decay)
+        self.module.train()
+        with torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16):
+            learned, told = losses(self.draw)
+        self.optimiser.zero_grad()
+        torch.stack([weights[name] * loss for name, loss in learned.items()]).sum().backward()
+        self.workers.average_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, s.clip)
+        self.optimiser.step()
+        self.step += 1
+        return {**learned, **told, "grad": norm}
+
+    def save(self, extra: dict[str, Any]) -> None:
+        """Write the state."""
+        self.checkpoints.save(
+            {
+                "step": self.step,
+                "model": self.module.state_dict(),
+                "average": self.average.state,
+                "optimiser": self.optimiser.state_dict(),
+                "extra": extra,
+            }
+        )

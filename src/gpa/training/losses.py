@@ -1,0 +1,112 @@
+"""Losses of codec training: multi-resolution mel distance of waves, pitch, and the quantiser's straight-through pass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpa.nets.mel import mel_filters
+from gpa.nets.quantize import FactorizedVQ
+
+RESOLUTIONS = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))  # n_fft, hop_length, mels
+
+
+class MelLoss(nn.Module):
+    """Mean over resolutions of the L1 distance of log-mels plus twice that of linear mels, of waves (B, T)."""
+
+    def __init__(self, sample_rate: int = 16_000) -> None:
+        super().__init__()
+        for n_fft, _, mels in RESOLUTIONS:
+            self.register_buffer(f"window{n_fft}", torch.hann_window(n_fft), persistent=False)
+            filters = torch.from_numpy(mel_filters(sample_rate, n_fft, mels, 0.0, sample_rate / 2))
+            self.register_buffer(f"filters{n_fft}", filters, persistent=False)
+
+    def _mel(self, wav: Tensor, n_fft: int, hop_length: int) -> Tensor:
+        spec = torch.stft(wav, n_fft, hop_length, window=getattr(self, f"window{n_fft}"), return_complex=True)
+        mel: Tensor = getattr(self, f"filters{n_fft}") @ (torch.view_as_real(spec).square().sum(-1) + 1e-12).sqrt()
+        return mel
+
+    def forward(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Waves (B, T) -> scalar."""
+        total = ours.new_zeros(())
+        for n_fft, hop_length, _ in RESOLUTIONS:
+            a = self._mel(ours, n_fft, hop_length)
+            with torch.no_grad():
+                b = self._mel(theirs, n_fft, hop_length)
+            total = total + F.l1_loss(a.clamp(min=1e-4).log(), b.clamp(min=1e-4).log()) + 2 * F.l1_loss(a, b)
+        return total / len(RESOLUTIONS)
+
+
+class Quantised(NamedTuple):
+    """A straight-through pass: vectors for the decoder, codes (B, N), loss, latents on the unit sphere."""
+
+    vectors: Tensor
+    codes: Tensor
+    loss: Tensor
+    latents: Tensor
+
+
+def straight_through(vq: FactorizedVQ, z: Tensor, keep: Tensor, quantise: bool = True) -> Quantised:
+    """z (B, N, C), keep (B, N) marks real positions. Codes live on the unit sphere, so that look-up and vector agree.
+
+    `quantise` False passes the latents themselves on (to fill a codebook from)."""
+    latents = F.normalize(vq.latents(z).float(), dim=-1)
+    book = F.normalize(vq.codebook.weight, dim=-1)
+    with torch.no_grad():
+        codes = (latents @ book.T).argmax(-1)
+    if not quantise:
+        return Quantised(vq.project(latents), codes, latents.new_zeros(()), latents)
+    chosen = book[codes]
+    to_code = (latents - chosen.detach()).square().sum(-1)
+    to_latent = (chosen - latents.detach()).square().sum(-1)
+    loss = ((vq.commitment * to_code + to_latent) * keep).sum() / keep.sum()
+    return Quantised(vq.project(latents + (chosen - latents).detach()), codes, loss, latents)
+
+
+class Codebook:
+    """Keeps a codebook alive: drawn from real latents after `warm` steps, codes unused for `patience` steps moved."""
+
+    def __init__(self, vq: FactorizedVQ, warm: int, patience: int = 150) -> None:
+        self.vq, self.warm, self.patience = vq, warm, patience
+        self.age = torch.zeros(len(vq.codebook.weight))
+        self.reservoir = torch.zeros(0, vq.codebook.weight.shape[1])
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs."""
+        return {"age": self.age, "reservoir": self.reservoir}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up a saved state; an empty one changes nothing."""
+        self.age = state.get("age", self.age)
+        self.reservoir = state.get("reservoir", self.reservoir)
+
+    @torch.no_grad()
+    def update(self, step: int, codes: Tensor, latents: Tensor) -> None:
+        """After optimiser step number `step` (from 1); codes (M,), latents (M, dim) of the batch's real positions."""
+        draw = torch.Generator().manual_seed(step)  # the same on every worker
+        weight = self.vq.codebook.weight
+        size = len(weight)
+        if step <= self.warm:
+            self.reservoir = torch.cat([self.reservoir, latents])[-3 * size :]
+            if step == self.warm:
+                weight.copy_(self.reservoir[torch.randint(len(self.reservoir), (size,), generator=draw)])
+            return
+        weight.copy_(F.normalize(weight, dim=-1))
+        self.age += 1
+        self.age[codes.unique()] = 0
+        dead = (self.age > self.patience).nonzero()[:, 0]
+        if len(dead):
+            dead = dead[torch.randperm(len(dead), generator=draw)[: max(1, len(latents) // 8)]]
+            weight[dead] = latents[torch.randint(len(latents), (len(dead),), generator=draw)]
+            self.age[dead] = 0
+
+
+def pitch_loss(log_f0: Tensor, voicing: Tensor, target: Tensor, voiced: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised log f0 and voicing logits against targets (B, N) -> L1 over voiced frames (plus a tenth over the
+    interpolated rest), binary cross-entropy of voicing."""
+    weight = voiced + 0.1 * (1 - voiced)
+    distance = ((log_f0 - target).abs() * weight).sum() / weight.sum().clamp(min=1)
+    return distance, F.binary_cross_entropy_with_logits(voicing, voiced)
