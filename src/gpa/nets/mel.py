@@ -31,6 +31,9 @@ class WhisperMel(nn.Module):
 
     STFT 400/160 with reflection, last frame dropped, power, slaney mel, log10, floor at the clip's maximum - 8."""
 
+    window: Tensor
+    filters: Tensor
+
     def __init__(self, n_mels: int, sample_rate: int = 16_000, n_fft: int = 400, hop_length: int = 160) -> None:
         super().__init__()
         self.n_fft, self.hop_length = n_fft, hop_length
@@ -41,7 +44,10 @@ class WhisperMel(nn.Module):
     def forward(self, wav: Tensor) -> Tensor:
         """(B, T) -> (B, n_mels, T / 160)."""
         spec = torch.stft(wav, self.n_fft, self.hop_length, window=self.window, return_complex=True)
-        power = torch.view_as_real(spec[..., :-1]).square().sum(-1)
+        return self.log_mel(torch.view_as_real(spec[..., :-1]).square().sum(-1))
+
+    def log_mel(self, power: Tensor) -> Tensor:
+        """Power spectra (B, n_fft // 2 + 1, frames) -> (B, n_mels, frames)."""
         log = (self.filters @ power).clamp(min=1e-10).log10()
         log = torch.maximum(log, log.amax((1, 2), keepdim=True) - 8)
         return (log + 4) / 4
@@ -52,6 +58,9 @@ class BiCodecMel(nn.Module):
 
     `log` (ours, for small speaker encoders) takes (ln(max(mel, 1e-5)) + 5) / 3, near zero mean and unit variance:
     raw log-mel saturates the FSQ of a small encoder into one voice for everybody."""
+
+    window: Tensor
+    filters: Tensor
 
     def __init__(self, params: dict[str, Any]) -> None:
         super().__init__()
@@ -65,5 +74,9 @@ class BiCodecMel(nn.Module):
     def forward(self, wav: Tensor) -> Tensor:
         """(B, T) -> (B, num_mels, frames)."""
         spec = torch.stft(wav, self.n_fft, self.hop_length, self.win_length, self.window, return_complex=True)
-        mel: Tensor = self.filters @ torch.view_as_real(spec).square().sum(-1).sqrt()
+        return self.compressed(torch.view_as_real(spec).square().sum(-1).sqrt())
+
+    def compressed(self, magnitude: Tensor) -> Tensor:
+        """Magnitude spectra (B, n_fft // 2 + 1, frames) -> (B, num_mels, frames)."""
+        mel: Tensor = self.filters @ magnitude
         return (mel.clamp(min=1e-5).log() + 5) / 3 if self.log else mel

@@ -65,7 +65,7 @@ class OpenVINONet:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in fed.items())
             raise CheckpointError(f"{self.path} failed on {shapes}: {error}") from error
         self._idle.append(request)
-        return {port.get_any_name(): value for port, value in out.items()}
+        return {name: value for port, value in out.items() for name in port.get_names()}
 
 
 class TorchNet:

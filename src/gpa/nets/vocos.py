@@ -116,9 +116,7 @@ class SamplingBlock(nn.Module):
         super().__init__()
         self.upsample, self.downsample = upsample, downsample
         if upsample > 1:
-            conv = nn.ConvTranspose1d(
-                dim, dim, 2 * upsample, upsample, padding=upsample // 2 + upsample % 2, output_padding=upsample % 2
-            )
+            conv = nn.ConvTranspose1d(dim, dim, 2 * upsample, upsample, padding=upsample // 2 + upsample % 2, output_padding=upsample % 2)
             self.de_conv_upsampler = nn.Sequential(nn.LeakyReLU(0.2), conv)
         if downsample > 1:
             down = nn.Conv1d(dim, dim, 2 * downsample, downsample, padding=downsample // 2 + downsample % 2)
@@ -128,7 +126,7 @@ class SamplingBlock(nn.Module):
         """(B, T, dim) -> (B, T * upsample / downsample, dim)."""
         repeated = merged = x.transpose(1, 2)
         if self.upsample > 1:
-            repeated = merged.repeat_interleave(self.upsample, -1)
+            repeated = merged[..., None].expand(-1, -1, -1, self.upsample).flatten(2)
             merged = repeated + self.de_conv_upsampler(merged)
         y, skip_merged, skip_repeated = merged, merged, repeated
         if self.downsample > 1:

@@ -1,8 +1,8 @@
 """Whisper's encoder, and the GLM-4-Voice tokenizer built on it (WhisperVQ): log-mel -> linguistic codes at 12.5 Hz.
 
-Keys and configuration follow the published `glm-4-voice-tokenizer`. Three named options are ours, for a small
-tokenizer that starts from a small Whisper: `encoder_layer_norm` (keep Whisper's last norm, at the pooling position),
-`pooling_type: conv` (a strided convolution) and `quantize_adapter_*` (ConvNeXt blocks and a low-dimensional codebook).
+Keys and configuration follow the published `glm-4-voice-tokenizer`. Named options are ours, for a small tokenizer that
+starts from a small Whisper: `encoder_layer_norm` (keep Whisper's last norm, at the pooling position), `pooling_type: conv`
+(a strided convolution), `quantize_adapter_*` (ConvNeXt blocks and a low-dimensional codebook) and `tail_frames`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gpa.nets.vocos import ConvNeXtBlock
 
 @dataclass(frozen=True)
 class WhisperVQConfig:
-    """The entries of the published config.json that shape the net (names as there), and our three options."""
+    """The entries of the published config.json that shape the net (names as there), and our options."""
 
     d_model: int
     encoder_layers: int
@@ -40,6 +40,7 @@ class WhisperVQConfig:
     quantize_adapter_dim: int = 0
     quantize_adapter_layers: int = 0
     quantize_codebook_dim: int = 0
+    tail_frames: int = 0  # frames of silence after a clip that the encoder was trained with; none: padding is masked
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> WhisperVQConfig:

@@ -1,0 +1,104 @@
+"""Smaller ONNX files: weights stored in int8 or float16, computed in float32.
+
+int8: matrices of MatMul and Gemm, one symmetric scale per output channel (DequantizeLinear). float16: all else that is
+large (Cast). Left alone: small tensors, and what codes and spectra are read from, where rounding would move codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from gpa.errors import MissingExtra
+
+Precision = Literal["f32", "f16", "int8"]
+SMALL = 2048  # elements; below, compression saves nothing
+EXACT = ("quantizer.codebook", "quantizer.in_project", "codebook.", "fourier.")
+
+
+def compress(model: bytes, precision: Precision, strip: str = "") -> bytes:
+    """A serialised float32 ONNX model -> the same with stored weights of `precision`.
+
+    `strip` is taken off the front of initialiser names. Raises MissingExtra."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtra("onnx", "train") from error
+    proto = onnx.load_from_string(model)
+    _rename(proto.graph, strip)
+    if precision != "f32":
+        matrices = _matrices(proto.graph) if precision == "int8" else {}
+        nodes = []
+        for tensor in list(proto.graph.initializer):
+            value = onnx.numpy_helper.to_array(tensor)
+            if value.dtype != np.float32 or value.size < SMALL or tensor.name.startswith(EXACT):
+                continue
+            wide = f"{tensor.name}:f32"
+            _rewire(proto.graph, tensor.name, wide)
+            if tensor.name in matrices:
+                axis = matrices[tensor.name]
+                codes, scale = quantize(value, axis)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(codes, tensor.name))
+                proto.graph.initializer.append(onnx.numpy_helper.from_array(scale, f"{tensor.name}:scale"))
+                nodes.append(onnx.helper.make_node("DequantizeLinear", [tensor.name, f"{tensor.name}:scale"], [wide], axis=axis))
+            else:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float16), tensor.name))
+                nodes.append(onnx.helper.make_node("Cast", [tensor.name], [wide], to=onnx.TensorProto.FLOAT))
+        body = [*nodes, *proto.graph.node]
+        del proto.graph.node[:]
+        proto.graph.node.extend(body)
+    onnx.checker.check_model(proto)
+    return bytes(proto.SerializeToString())
+
+
+def quantize(matrix: np.ndarray[Any, np.dtype[np.float32]], axis: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(rows, columns) -> int8 codes and one scale per index of `axis`."""
+    scale = np.maximum(np.abs(matrix).max(1 - axis, keepdims=True), 1e-12) / 127
+    codes = np.clip(np.rint(matrix / scale), -127, 127).astype(np.int8)
+    return codes, scale.ravel().astype(np.float32)
+
+
+def _rename(graph: Any, strip: str) -> None:
+    """Take `strip` off initialiser names."""
+    for tensor in graph.initializer:
+        if strip and tensor.name.startswith(strip):
+            _rewire(graph, tensor.name, tensor.name[len(strip) :])
+            tensor.name = tensor.name[len(strip) :]
+
+
+def _rewire(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name == old:
+                node.input[i] = new
+
+
+def _matrices(graph: Any) -> dict[str, int]:
+    """Initialisers that are the weight of a MatMul or Gemm -> the axis of their output channels."""
+    names = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    turned = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose" and node.input[0] in names}
+    axes: dict[str, int] = {}
+    varying = _varying(graph)
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[0] not in varying:
+            continue  # a product of constants: OpenVINO 2026.4 fails to fold it from int8
+        if node.op_type == "MatMul":
+            weight = node.input[1]
+            if weight in turned:
+                axes[turned[weight]] = 0
+            elif weight in names:
+                axes[weight] = 1
+        elif node.op_type == "Gemm" and node.input[1] in names:
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            axes[node.input[1]] = 0 if transposed else 1
+    return axes
+
+
+def _varying(graph: Any) -> set[str]:
+    """Names whose values (not only shapes) depend on the inputs."""
+    varying = {port.name for port in graph.input}
+    for node in graph.node:  # in topological order
+        if node.op_type != "Shape" and varying.intersection(node.input):
+            varying.update(node.output)
+    return varying

@@ -1,0 +1,175 @@
+"""The tokenizer nets -> ONNX, beside their weights. Initialisers keep the torch state-dict names.
+
+glm-4-voice-tokenizer/model.onnx  wav (1, T) -> codes (1, ceil(T / 1280)) and, where BiCodec reads them, features (1, frames, C)
+BiCodec/encoder.onnx              features (1, T, C) -> codes (1, N)
+BiCodec/speaker.onnx              wav (1, T) -> voice (1, token_num)
+BiCodec/decoder.onnx              codes (1, N), voice (1, token_num) -> wav (1, T), or the Rows of a source-filter head
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpa.nets.bicodec import BiCodec
+from gpa.nets.compress import Precision, compress
+from gpa.nets.mel import BiCodecMel, WhisperMel
+from gpa.nets.source_filter import Rows, SourceFilter
+from gpa.nets.whisper import WhisperVQ
+
+OPSET = 17
+HOP = 320  # samples per encoder frame
+CODE = 1280  # samples per linguistic code
+
+
+def export_glm(net: WhisperVQ, folder: Path, feature_layers: Sequence[int] = (), precision: Precision = "f32") -> Path:
+    """Write FOLDER/model.onnx; `feature_layers` (counted from 1) are concatenated as the output `features`."""
+    outputs = ["codes", "features"] if feature_layers else ["codes"]
+    return _write(GLMGraph(net, feature_layers), Path(folder) / "model.onnx", {"wav": torch.zeros(1, 16_000)}, outputs, precision)
+
+
+def export_bicodec(codec: BiCodec, folder: Path, precision: Precision = "f32") -> list[Path]:
+    """Write FOLDER/encoder.onnx, speaker.onnx and decoder.onnx."""
+    c = codec.config["audio_tokenizer"]
+    features = torch.zeros(1, 24, c["encoder"]["input_channels"])
+    codes, voice = torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, c["speaker_encoder"]["token_num"], dtype=torch.long)
+    rows = list(Rows._fields) if isinstance(codec.decoder, SourceFilter) else ["wav"]
+    folder = Path(folder)
+    return [
+        _write(EncoderGraph(codec), folder / "encoder.onnx", {"features": features}, ["codes"], precision),
+        _write(SpeakerGraph(codec), folder / "speaker.onnx", {"wav": torch.zeros(1, 16_000)}, ["voice"], precision),
+        _write(DecoderGraph(codec), folder / "decoder.onnx", {"codes": codes, "voice": voice}, rows, precision),
+    ]
+
+
+class GLMGraph(nn.Module):
+    """Wave of any length -> codes and features, framed as in training (see WhisperVQConfig.tail_frames)."""
+
+    def __init__(self, net: WhisperVQ, feature_layers: Sequence[int]) -> None:
+        super().__init__()
+        self.net, self.feature_layers, self.tail = net, tuple(feature_layers), net.config.tail_frames
+        self.mel = WhisperMel(net.config.num_mel_bins)
+        self.fourier = Fourier(self.mel.n_fft, self.mel.window, self.mel.hop_length)
+
+    def forward(self, wav: Tensor) -> tuple[Tensor, ...]:
+        """wav (1, T) -> codes (1, ceil(T / 1280)), features (1, 4 * ceil(T / 1280), C)."""
+        samples = wav.shape[1]
+        codes = (samples + CODE - 1) // CODE
+        padded = F.pad(wav, (0, CODE + self.tail * HOP))[:, : codes * CODE + self.tail * HOP]
+        states = self.net.hidden_states(self._log_mel(padded), None if self.tail else self._lengths(wav))
+        frames = codes * (CODE // HOP)
+        out = self.net.quantize(self.net.pooled(states[-1][:, :frames]))
+        if not self.feature_layers:
+            return (out,)
+        return out, torch.cat([states[k - 1][:, :frames] for k in self.feature_layers], -1)
+
+    def _lengths(self, wav: Tensor) -> Tensor:
+        """Frames whose first sample exists: padding is masked where no tail was trained."""
+        return torch.ones_like(wav[:1, ::HOP]).sum(1)
+
+    def _log_mel(self, wav: Tensor) -> Tensor:
+        m = self.mel
+        power = self.fourier(F.pad(wav[:, None], (m.n_fft // 2, m.n_fft // 2), mode="reflect"))
+        return m.log_mel(power[..., :-1])
+
+
+class EncoderGraph(nn.Module):
+    """Features -> semantic codes."""
+
+    def __init__(self, codec: BiCodec) -> None:
+        super().__init__()
+        self.encoder, self.quantizer = codec.encoder, codec.quantizer
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """(1, T, C) -> (1, N)."""
+        return (self.quantizer.encode(self.encoder(features)),)
+
+
+class SpeakerGraph(nn.Module):
+    """Reference clip -> global codes."""
+
+    def __init__(self, codec: BiCodec) -> None:
+        super().__init__()
+        self.mel: BiCodecMel = codec.mel_transformer
+        self.fourier = Fourier(self.mel.n_fft, self.mel.window, self.mel.hop_length)
+        self.speaker_encoder = codec.speaker_encoder
+
+    def forward(self, wav: Tensor) -> tuple[Tensor, ...]:
+        """(1, T) -> (1, token_num)."""
+        m = self.mel
+        around = (m.n_fft - m.win_length) // 2  # the window stands in the middle of n_fft samples
+        padded = F.pad(wav[:, None], (m.n_fft // 2, m.n_fft // 2), mode="reflect")
+        power = self.fourier(padded[..., around : padded.shape[2] - around])
+        return (self.speaker_encoder.encode(m.compressed(power.sqrt()).transpose(1, 2)),)
+
+
+class DecoderGraph(nn.Module):
+    """Codes and voice -> wave, or the rows of a source-filter head."""
+
+    def __init__(self, codec: BiCodec) -> None:
+        super().__init__()
+        self.quantizer, self.prenet, self.decoder = codec.quantizer, codec.prenet, codec.decoder
+        self.speaker_encoder = codec.speaker_encoder
+        self.detokenize = codec.detokenize
+
+    def forward(self, codes: Tensor, voice: Tensor) -> tuple[Tensor, ...]:
+        """(1, N), (1, token_num) -> wav (1, T), or Rows."""
+        out = self.detokenize(codes, voice)
+        return tuple(out) if isinstance(out, tuple) else (out[:, 0],)
+
+
+class Fourier(nn.Module):
+    """Power spectra as a convolution, for OpenVINO's STFT takes a hundred times as long.
+
+    The kernel is computed in the graph and folded when that is compiled, so it takes no room in the file."""
+
+    window: Tensor
+    bins: Tensor
+    steps: Tensor
+
+    def __init__(self, n_fft: int, window: Tensor, hop_length: int) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length = n_fft, hop_length
+        # persistent: of other buffers the exporter would evaluate what follows from them
+        self.register_buffer("window", window)
+        self.register_buffer("bins", torch.arange(n_fft // 2 + 1))
+        self.register_buffer("steps", torch.arange(len(window)))
+
+    def forward(self, padded: Tensor) -> Tensor:
+        """(B, 1, T) -> (B, n_fft // 2 + 1, frames)."""
+        turns = (self.bins[:, None] * self.steps[None]) % self.n_fft  # whole numbers, so that the angle is exact
+        angle = turns.to(torch.float32) * (2 * torch.pi / self.n_fft)
+        kernel = torch.cat([angle.cos() * self.window, angle.sin() * self.window])[:, None]
+        real, imaginary = F.conv1d(padded, kernel, stride=self.hop_length).square().chunk(2, 1)
+        return real + imaginary
+
+
+def _write(graph: nn.Module, path: Path, example: dict[str, Tensor], outputs: list[str], precision: Precision) -> Path:
+    """Trace `graph`; every axis 1 but that of `voice` is free."""
+    free = {name: {1: f"{name}_length"} for name in [*example, *outputs] if name != "voice"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    options: dict[str, Any] = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # that shapes are traced is meant, that the exporter is the older one is known
+        torch.onnx.export(
+            graph.eval(),
+            tuple(example.values()),
+            str(draft),
+            input_names=list(example),
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamic_axes=free,
+            dynamo=False,
+            **options,
+        )
+    draft.write_bytes(compress(draft.read_bytes(), precision, strip="net."))
+    os.replace(draft, path)
+    return path
