@@ -65,10 +65,9 @@ def read_shard(path: Path) -> list[TokenisedUtterance]:
     texts, speakers, sources = (arrays[name].tobytes().decode().split("\n") for name in ("texts", "speakers", "sources"))
     semantic = np.split(arrays["semantic"], arrays["semantic_ends"][:-1])
     glm = np.split(arrays["glm"], arrays["glm_ends"][:-1])
-    return [
-        TokenisedUtterance(texts[i], speakers[arrays["speaker"][i]], sources[arrays["source"][i]], semantic[i], glm[i], arrays["voice"][i], int(arrays["pair"][i]))
-        for i in range(len(texts))
-    ]
+    named = [(speakers[a], sources[b]) for a, b in zip(arrays["speaker"], arrays["source"], strict=True)]
+    columns = zip(texts, named, semantic, glm, arrays["voice"], arrays["pair"], strict=True)
+    return [TokenisedUtterance(text, *who, *codes, pair=int(pair)) for text, who, *codes, pair in columns]
 
 
 def _lines(texts: Sequence[str]) -> NDArray[np.uint8]:

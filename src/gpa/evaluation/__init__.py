@@ -1,0 +1,1 @@
+"""Test set -> one report: error rates, speaker similarity, predicted opinion scores."""

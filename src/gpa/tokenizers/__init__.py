@@ -1,0 +1,1 @@
+"""Sound -> codes and back: framing, padding and streaming around the nets. Numpy only."""

@@ -1,0 +1,1 @@
+"""Shards and packs -> trained nets. Needs torch."""

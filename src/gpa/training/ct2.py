@@ -52,7 +52,8 @@ def read_ct2(path: Path) -> dict[str, NDArray[np.generic]]:
 
 def whisper_encoder_state(path: Path, positions: int = 1500) -> dict[str, Tensor]:
     """State of the encoder in WhisperVQ's keys: conv1, conv2, embed_positions, layers.N, layer_norm."""
-    arrays = {k.removeprefix("encoder/"): torch.tensor(np.asarray(v, np.float32)) for k, v in read_ct2(path).items() if k.startswith("encoder/") and v.ndim}
+    file = {k.removeprefix("encoder/"): v for k, v in read_ct2(path).items() if k.startswith("encoder/") and v.ndim}
+    arrays = {k: torch.tensor(np.asarray(v, np.float32)) for k, v in file.items()}
     state: dict[str, Tensor] = {}
 
     def linear(ours: str, weight: Tensor, bias: Tensor) -> None:

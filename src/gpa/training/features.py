@@ -98,4 +98,4 @@ def prepare_pack(pack: Path, net: WhisperVQ, layers: tuple[int, ...], with_pitch
 def pack_wav(samples: NDArray[np.int16], u: Utterance) -> NDArray[np.float32]:
     """Samples of one utterance of a memory-mapped pack, float32 (T,)."""
     start = u.offset or 0
-    return samples[start : start + (u.samples or 0)].astype(np.float32) / 32768
+    return samples[start : start + (u.samples or 0)].astype(np.float32) / np.float32(32768)

@@ -58,7 +58,8 @@ class LinguisticTrainer(nn.Module):
         x = self.widen(vectors).unflatten(-1, (self.up, -1)).flatten(1, 2)
         for block in self.blocks:
             x = block(x)
-        return self.out(x).float().log_softmax(-1)
+        out: Tensor = self.out(x).float().log_softmax(-1)
+        return out
 
 
 def spelled(log_probabilities: Tensor) -> str:

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gpa.data import manifest
 from gpa.data.shards import TokenisedUtterance, write_shard
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.mel import WhisperMel
 from gpa.nets.whisper import WhisperVQ
-from gpa.training.features import BATCH, encode_batch, pack_wav
+from gpa.training.features import BATCH, HOP, encode_batch, pack_wav
 
 REFERENCE_SECONDS = 6
+Triple = tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]
 
 
 class PackTokenizer:
@@ -27,17 +29,18 @@ class PackTokenizer:
         self.mel = WhisperMel(glm.config.num_mel_bins)
 
     @torch.inference_mode()
-    def encode(self, wavs: list[NDArray[np.float32]]) -> list[tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]]:
-        """Waves (T,), T a multiple of 1280 -> semantic (T / 640,), linguistic (T / 1280,) and global codes of each."""
-        out = []
-        for wav, (last, states) in zip(wavs, encode_batch(self.glm, self.mel, wavs), strict=True):
-            features = torch.cat([states[k - 1].float() for k in self.layers], -1)[None]
-            semantic = self.codec.tokenize(features)[0]
-            linguistic = self.glm.quantize(self.glm.pooled(last.float()[None]))[0]
-            clip = np.resize(wav, REFERENCE_SECONDS * 16_000)
-            voice = self.codec.tokenize_voice(torch.from_numpy(clip)[None])[0]
-            out.append(tuple(codes.numpy().astype(np.uint16) for codes in (semantic, linguistic, voice)))
-        return out  # type: ignore[return-value]
+    def encode(self, wav: NDArray[np.float32], features: Tensor) -> Triple:
+        """Wave (T,), T a multiple of 1280, and features (T / 320, C) -> semantic (T / 640,), linguistic (T / 1280,)
+        and global codes. The last of the concatenated layers is the linguistic tokenizer's input."""
+        semantic = self.codec.tokenize(features[None])[0]
+        linguistic = self.glm.quantize(self.glm.pooled(features[None, :, -self.glm.config.d_model :]))[0]
+        clip = np.resize(wav, REFERENCE_SECONDS * 16_000)
+        voice = self.codec.tokenize_voice(torch.from_numpy(clip)[None])[0]
+        return tuple(codes.numpy().astype(np.uint16) for codes in (semantic, linguistic, voice))  # type: ignore[return-value]
+
+    def _features(self, wavs: list[NDArray[np.float32]]) -> list[Tensor]:
+        encoded = encode_batch(self.glm, self.mel, wavs)
+        return [torch.cat([states[k - 1].float() for k in self.layers], -1) for _, states in encoded]
 
     def tokenise_pack(self, pack: Path, shard: Path) -> int:
         """Write the shard of one pack (NAME.jsonl); returns its utterances. A shard already there is left alone."""
@@ -45,11 +48,19 @@ class PackTokenizer:
         if shard.exists():
             return len(rows)
         samples = np.memmap(pack.with_suffix(".pcm"), np.int16, "r")
+        prepared = pack.with_suffix(".features.npy")
+        features = np.load(prepared, mmap_mode="r") if prepared.exists() else None
         order = sorted(range(len(rows)), key=lambda i: rows[i].samples or 0)
-        codes: dict[int, tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]] = {}
+        codes: dict[int, Triple] = {}
         for i in range(0, len(order), BATCH):
             chunk = order[i : i + BATCH]
-            codes.update(zip(chunk, self.encode([pack_wav(samples, rows[k]) for k in chunk]), strict=True))
+            wavs = [pack_wav(samples, rows[k]) for k in chunk]
+            if features is None:
+                inputs = self._features(wavs)
+            else:
+                starts = [(rows[k].offset or 0) // HOP for k in chunk]
+                inputs = [torch.from_numpy(features[s : s + len(w) // HOP].astype(np.float32)) for s, w in zip(starts, wavs, strict=True)]
+            codes.update(zip(chunk, map(self.encode, wavs, inputs), strict=True))
         position = {row.id: i for i, row in enumerate(rows)}
         utterances = [
             TokenisedUtterance(row.text, row.speaker, row.source, *codes[i], position.get(row.pair or "", -1)) for i, row in enumerate(rows)

