@@ -1,0 +1,175 @@
+"""BiCodec: speech -> semantic codes, a reference clip -> the global codes of a voice, both -> speech, whole or streamed.
+
+Arrays in, arrays out; the maths are Nets. Decoding drains a stream: how codes arrive never changes a sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from gpa.audio import Wav
+from gpa.errors import CheckpointError
+from gpa.nets.net import Net, load_net
+from gpa.tokenizers import volume
+from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
+from gpa.tokenizers.glm import Codes, GLMTokenizer
+from gpa.tokenizers.window import receptive_field, stretches
+
+
+class BiCodec:
+    """The folder `BiCodec` of a checkpoint, with encoder.onnx, speaker.onnx and decoder.onnx (each loaded when first used)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        glm: GLMTokenizer | None = None,
+        threads: int | None = None,
+        device: str = "CPU",
+        cache_dir: Path | None = None,
+    ) -> None:
+        """`glm` gives the features where the config says `features: whisper`. Raises CheckpointError."""
+        self.folder, self._glm = Path(folder), glm
+        self._how = threads, device, cache_dir
+        config = _read(self.folder / "config.yaml")
+        c = config["audio_tokenizer"]
+        self.sample_rate: int = config["sample_rate"]
+        self.samples_per_code: int = config["latent_hop_length"]
+        self.frame_rate = self.sample_rate / self.samples_per_code  # codes a second
+        self.codebook_size: int = c["quantizer"]["codebook_size"]
+        self.token_num: int = c["speaker_encoder"]["token_num"]
+        self.context = receptive_field(config)  # codes before and after one that its speech depends on
+        self._frames_per_code = math.prod(c["encoder"]["sample_ratios"])
+        self._reference_samples = int(self.sample_rate * config["ref_segment_duration"]) // self.samples_per_code * self.samples_per_code
+        self._level = volume.rule(config, "quantile" if config.get("volume_normalize") else "none")
+        self._head: dict[str, Any] = c["decoder"]
+
+    def encode(self, sound: Wav | NDArray[np.float32]) -> Codes:
+        """wav (T,) at `sample_rate`, or features (frames, C) at 50 Hz -> semantic codes (N,). Raises CheckpointError."""
+        features = sound
+        if sound.ndim == 1:
+            if self._glm is None:
+                raise CheckpointError("this BiCodec encodes features: give it the GLM tokenizer to encode a wav")
+            _, features = self._glm.encode_with_features(sound)
+        if not len(features):
+            return np.zeros(0, np.int64)
+        padded = np.pad(features, ((0, -len(features) % self._frames_per_code), (0, 0)))
+        codes: Codes = self._encoder(features=padded[None])["codes"][0]
+        return codes
+
+    def voice(self, wav: Wav) -> Codes:
+        """Reference clip (T,) at `sample_rate` -> global codes (token_num,). Raises CheckpointError for an empty clip.
+
+        The whole clip is levelled, then cut to its first 6 s or repeated up to them, as published."""
+        if not len(wav):
+            raise CheckpointError("the reference clip is empty (legal: at least one sample)")
+        clip = np.resize(self._level(np.asarray(wav, np.float32)), self._reference_samples)
+        codes: Codes = self._speaker(wav=clip[None])["voice"][0]
+        return codes
+
+    def decode(self, codes: Iterable[int], voice: Iterable[int], seed: int = 0, f0_scale: float = 1.0) -> Wav:
+        """Semantic codes (N,) and global codes (token_num,) -> wav (N * samples_per_code,). `seed` draws the noise."""
+        stream = self.stream(voice, seed, f0_scale=f0_scale)
+        return np.concatenate([stream.push(codes), stream.flush()])
+
+    def stream(self, voice: Iterable[int], seed: int = 0, lookahead: int | None = None, f0_scale: float = 1.0) -> SpeechStream:
+        """A stream that gives the samples of `decode`, as codes come.
+
+        `lookahead`: codes to wait for behind those that are decoded. Fewer than `context[1]` (None: exactly these) start
+        earlier, but the samples differ from `decode`. `f0_scale` multiplies the pitch (source-filter heads only).
+        Raises CheckpointError."""
+        return SpeechStream(self, voice, seed, self.context[1] if lookahead is None else lookahead, f0_scale)
+
+    @property
+    def parametric(self) -> bool:
+        """Whether the decoder gives rows of a source-filter head, not samples."""
+        return self._head.get("kind") == "source_filter"
+
+    def synthesis(self, seed: int) -> SourceFilterSynthesis:
+        """What turns the rows of one utterance into samples."""
+        return SourceFilterSynthesis(self._head.get("n_fft", 640), self._head.get("hop_length", 160), self.sample_rate, seed)
+
+    @cached_property
+    def decoder(self) -> Net:
+        """codes (1, N), voice (1, token_num) -> wav (1, T) or rows."""
+        return load_net(self.folder / "decoder.onnx", *self._how)
+
+    @cached_property
+    def _encoder(self) -> Net:
+        return load_net(self.folder / "encoder.onnx", *self._how)
+
+    @cached_property
+    def _speaker(self) -> Net:
+        return load_net(self.folder / "speaker.onnx", *self._how)
+
+
+class SpeechStream:
+    """One utterance being spoken: the codes still needed, and the state of the synthesis.
+
+    It is decoded in stretches whose sizes depend on nothing but their number (gpa.tokenizers.window), each with the
+    codes around it that it depends on: so the samples do not depend on how the codes were pushed."""
+
+    def __init__(self, codec: BiCodec, voice: Iterable[int], seed: int, lookahead: int, f0_scale: float) -> None:
+        self._codec, self._lookahead, self._f0_scale = codec, lookahead, np.float32(f0_scale)
+        self._voice = np.asarray(list(voice), np.int64)[None]
+        if self._voice.shape[1] != codec.token_num:
+            raise CheckpointError(f"a voice has {codec.token_num} global codes, found {self._voice.shape[1]}")
+        self._synthesis = codec.synthesis(seed) if codec.parametric else None
+        if self._synthesis is None and f0_scale != 1:
+            raise CheckpointError("this checkpoint's decoder has no pitch to scale (legal: f0_scale 1)")
+        self._stretches = stretches(codec.frame_rate)
+        self._size = next(self._stretches)
+        self._codes: Codes = np.zeros(0, np.int64)
+        self._before = 0  # how many of the codes held are there for context only
+
+    def push(self, codes: Iterable[int]) -> Wav:
+        """Codes (N,) -> the samples that are settled, possibly none. Raises CheckpointError for an illegal code."""
+        new = np.asarray(list(codes), np.int64)
+        if len(new) and not (new.min() >= 0 and new.max() < self._codec.codebook_size):
+            raise CheckpointError(f"semantic codes must lie in 0..{self._codec.codebook_size - 1}, found {new.min()}..{new.max()}")
+        self._codes = np.concatenate([self._codes, new])
+        out = [np.zeros(0, np.float32)]
+        while len(self._codes) >= self._before + self._size + self._lookahead:
+            out.append(self._decode(self._size, self._lookahead))
+            self._size = next(self._stretches)
+        return np.concatenate(out)
+
+    def flush(self) -> Wav:
+        """The rest. Nothing may be pushed afterwards."""
+        left = len(self._codes) - self._before
+        wav = self._decode(left, 0) if left else np.zeros(0, np.float32)
+        if self._synthesis is not None:
+            wav = np.concatenate([wav, self._synthesis.flush().astype(np.float32)])
+        return wav
+
+    def _decode(self, size: int, after: int) -> Wav:
+        """The next `size` codes, with `after` codes of look-ahead -> samples."""
+        window = self._codes[: self._before + size + after]
+        out = self._codec.decoder(codes=window[None], voice=self._voice)
+        first, last = self._before, self._before + size
+        self._before = min(last, self._codec.context[0])
+        self._codes = self._codes[last - self._before :]
+        if self._synthesis is None:
+            per = self._codec.samples_per_code
+            wav: Wav = out["wav"][0, first * per : last * per]
+            return wav
+        per = out["f0"].shape[1] // len(window)
+        rows = Rows(*(out[name][0, first * per : last * per] for name in Rows._fields))
+        return self._synthesis.push(rows._replace(f0=rows.f0 * self._f0_scale)).astype(np.float32)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict) or "audio_tokenizer" not in config:
+        raise CheckpointError(f"{path} is no BiCodec config: it lacks audio_tokenizer")
+    return config
