@@ -14,6 +14,7 @@ from gpa.text_numbers import cardinal, digits, ordinal, roman, say, year
 
 Match = re.Match[str]
 Said = Callable[[Match], str] | str
+Rule = tuple[str, Said]
 
 
 def _table(text: str) -> dict[str, str]:
@@ -298,12 +299,14 @@ def _acronym(match: Match) -> str:
 @cache
 def _rules() -> tuple[tuple[re.Pattern[str], Callable[[Match], str]], ...]:
     """In the order they apply; compiled on first use, so that importing this file is cheap."""
+    rules = [*_addresses(), *_days(), *_names(), *_amounts(), *_signs()]
+    return tuple((re.compile(pattern), _capital(said)) for pattern, said in rules)
+
+
+def _addresses() -> list[Rule]:
+    """Addresses, digit runs, signs."""
     symbols = "".join(_CURRENCY)
-    scale = rf" ?({'|'.join(sorted(_SCALE, key=len, reverse=True))})\b"
-    units = "|".join(sorted(map(re.escape, [*_UNITS, "° C", "° F"]), key=len, reverse=True))
-    words = "|".join(sorted({*_TITLES, *_COUNTED, *_ANYWHERE}, key=len, reverse=True))
-    phrases, nations = "|".join(map(re.escape, _PHRASES)), "|".join(_NATION)
-    rules: list[tuple[str, Said]] = [
+    return [
         (r"(?<![\w@.])(?:https?://|www\.)[^\s<>()]{1,400}", _url),
         (r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}", _url),
         (rf"(?<![\w@.-])[A-Za-z0-9-]{{1,63}}(?:\.[a-z0-9-]{{1,63}}){{0,3}}\.(?:{_TLDS})\b(?:/[^\s<>()]{{0,200}})?", _url),
@@ -312,6 +315,13 @@ def _rules() -> tuple[tuple[re.Pattern[str], Callable[[Match], str]], ...]:
         (r"\d{16,}", lambda m: f" {digits(m[0])} "),
         (rf"(?<![^ (=<>~,:;])-(?=[{symbols}]?\.?\d)", " minus "),
         (rf"(?<=\d)-(?=\d{{1,2}}(?::\d\d|{_HALF}))", " to "),
+    ]
+
+
+def _days() -> list[Rule]:
+    """Dates and times of the day."""
+    symbols = "".join(_CURRENCY)
+    return [
         (r"(?<!\d)(\d{4})-(\d\d)-(\d\d)(?!\d)(?:T(?=\d))?", lambda m: _date(m, int(m[2]), int(m[3]), m[1]) + " "),
         (r"(?<![\d/])(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)(?![\d/])", _slash_date),
         (r"(?<![\d.])(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)", lambda m: _date(m, int(m[2]), int(m[1]), m[3])),
@@ -320,6 +330,14 @@ def _rules() -> tuple[tuple[re.Pattern[str], Callable[[Match], str]], ...]:
         (rf"{_MONTH} (?=\d{{4}}(?!\d))", lambda m: f"{_MONTHS[_month(m[1]) - 1]} "),
         (rf"(?<![\d:.])(\d{{1,2}}):(\d\d)(?::(\d\d))?(?![\d:])(?:{_HALF})?", _clock),
         (rf"(?<![\d:.,{symbols}])(\d{{1,2}}){_HALF}", lambda m: f"{cardinal(int(m[1]))} {m[2].upper()} M{_stop(m)}"),
+    ]
+
+
+def _names() -> list[Rule]:
+    """Abbreviations, initials, roman numerals."""
+    words = "|".join(sorted({*_TITLES, *_COUNTED, *_ANYWHERE}, key=len, reverse=True))
+    phrases = "|".join(map(re.escape, _PHRASES))
+    return [
         (rf"(?<![\w.])(?:{phrases})(?![\w+#])", _phrase),
         (rf"(?<![\w.'])({words})\.(?:(?= ?[A-Z]())|(?= ?[0-9]())|)", _abbreviation),
         (r"\bvs\b", "versus"),
@@ -328,6 +346,15 @@ def _rules() -> tuple[tuple[re.Pattern[str], Callable[[Match], str]], ...]:
         (r"(?<![\w.])(?:[A-Za-z]\. ?){1,7}[A-Za-z]\.(?!\w)", _initials),
         (rf"\b({_KINGS}) ([IVXL]{{1,7}})\b", _king),
         (rf"\b({_PARTS}) ([IVXL]{{1,7}})\b(?! [a-z]|')", _part),
+    ]
+
+
+def _amounts() -> list[Rule]:
+    """Money, telephones, percent, units, ordinals, fractions."""
+    symbols, nations = "".join(_CURRENCY), "|".join(_NATION)
+    scale = rf" ?({'|'.join(sorted(_SCALE, key=len, reverse=True))})\b"
+    units = "|".join(sorted(map(re.escape, [*_UNITS, "° C", "° F"]), key=len, reverse=True))
+    return [
         (rf"(?:\b({nations}))?([{symbols}]) ?({_NUMBER})(?:-[{symbols}]?({_NUMBER}))?(?:{scale})?(?: ?/ ?([a-z]{{1,12}}))?", _money),
         (rf"{_AMOUNT}(?:{scale})? ?([{symbols}])(?!\d)(?: ?/ ?([a-z]{{1,12}}))?", _money_after),
         (rf"\b({'|'.join(_ISO)}) ?({_NUMBER})", lambda m: f"{say(m[2])} {_ISO[m[1]]} "),
@@ -345,6 +372,12 @@ def _rules() -> tuple[tuple[re.Pattern[str], Callable[[Match], str]], ...]:
         (r"(?<![\d.,])(\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:st|nd|rd|th|ST|ND|RD|TH)\b", lambda m: ordinal(int(m[1].replace(",", "")))),
         (r"(?<![\d./])(?:(\d{1,4}) )?(\d{1,4})/(\d{1,4})(?![\d/])", _fraction),
         (r"(?<![\d.])\d{1,5}(?:\.\d{1,5}){2,5}(?!\d)", _dotted),
+    ]
+
+
+def _signs() -> list[Rule]:
+    """Signs between and before numbers, the numbers left, the symbols left."""
+    return [
         (r"(?<=\d) ?x ?(?=\d)", " by "),
         (r"(?<=\d) - (?=\d)", " minus "),
         (r"(?<=\d) ?\* ?(?=\d)", " times "),
@@ -364,4 +397,3 @@ def _rules() -> tuple[tuple[re.Pattern[str], Callable[[Match], str]], ...]:
         (r"/{2,}|[*~^<>\\`_|\"{}]", " "),
         (rf"[{''.join(map(re.escape, _SYMBOLS))}]", lambda m: f" {_SYMBOLS[m[0]]} "),
     ]
-    return tuple((re.compile(pattern), _capital(said)) for pattern, said in rules)
