@@ -1,0 +1,81 @@
+"""The command `gpa`: one verb a task. A verb imports its room when it is called, so that --help stays quick.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 an error (one line says which), 2 wrong usage,
+130 interrupted, 141 the reader of the pipe is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gpa.cli import demo, listen, speak, voices
+from gpa.errors import GPAError
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+
+class Verbs(TyperGroup):
+    """Turns what a verb raises into an exit code and at most one line on stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise typer.Exit(INTERRUPTED) from interrupt
+        except (GPAError, BrokenPipeError) as error:
+            if isinstance(error, BrokenPipeError) or isinstance(error.__cause__, BrokenPipeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+                raise typer.Exit(PIPE_CLOSED) from error
+            typer.echo(f"gpa: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from error
+
+
+def _group(help: str) -> typer.Typer:
+    # no rich in the help and no pretty tracebacks: they would cost a tenth of a second at every start
+    return typer.Typer(
+        help=help,
+        cls=Verbs,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from gpa import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Speak, listen and convert voices with one language model."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+app = _group("Speak, listen and convert voices with one language model.")
+app.callback()(_options)
+_VERBS: dict[str, Callable[..., None]] = {"demo": demo.demo, "tts": speak.tts, "asr": listen.asr, "vc": speak.vc, "info": voices.info}
+_VOICE_VERBS: dict[str, Callable[..., None]] = {"create": voices.create, "list": voices.list_, "info": voices.describe}
+for name, verb in _VERBS.items():
+    app.command(name)(verb)
+voice_group = _group("Make and look at voices.")
+for name, verb in _VOICE_VERBS.items():
+    voice_group.command(name)(verb)
+app.add_typer(voice_group, name="voice")

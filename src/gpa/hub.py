@@ -1,0 +1,184 @@
+"""Names -> checkpoints: the only file that may use the network, and it does so only when allowed.
+
+A checkpoint is a folder in the published layout: a Qwen3 language model with its tokenizer files at the root, the codec in
+`BiCodec/`, the linguistic tokenizer in `glm-4-voice-tokenizer/`. Ours have two things more: `voices/*.json`
+and `card.json`. Published configurations may hold any further keys; our own files may not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gpa import strict
+from gpa.engines.base import Sampling
+from gpa.errors import CheckpointError
+
+NANO = "nano"  # the checkpoint that comes with the package
+TASKS = ("asr", "tts", "vc")
+_BICODEC, _GLM, _VOICES, _CARD = "BiCodec", "glm-4-voice-tokenizer", "voices", "card.json"
+_NEEDED = ("config.json", "tokenizer.json", f"{_BICODEC}/config.yaml", f"{_GLM}/config.json")
+_PUBLISHED_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_DOWNLOADED = ("*.json", "*.yaml", "*.txt", "*.safetensors", "*.onnx", "*.gguf")  # no pickle, no code
+
+# What the published inference script samples with; a checkpoint's generation_config.json may say otherwise, task by task.
+_SAMPLING = {
+    "asr": Sampling(),
+    "tts": Sampling(temperature=0.2, top_k=50, repetition_penalty=1.2),
+    "vc": Sampling(temperature=0.2, top_k=50, repetition_penalty=1.2),
+}
+
+
+@dataclass(frozen=True)
+class Credit:
+    """Speech that a checkpoint was trained on (the fields of `gpa.data.manifest.Credit`)."""
+
+    source: str
+    license: str
+    attribution: str
+    utterances: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured figure (the rows of `gpa.evaluation.run.Report`)."""
+
+    task: str
+    set: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """card.json: what a checkpoint is, may be used for, was made of and can do."""
+
+    name: str
+    license: str
+    description: str = ""
+    languages: tuple[str, ...] = ()
+    recipe: str = ""  # commit of the recipe
+    default_voice: str = ""
+    sources: tuple[Credit, ...] = ()
+    scores: tuple[Score, ...] = ()
+
+
+@dataclass(frozen=True)
+class _TaskSampling:
+    """What generation_config.json may say of one task."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the parts of a model lie, and what its small files say."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]  # config.json of the language model, as published
+    sampling: Mapping[str, Sampling]  # of each of TASKS; `max_new_ids` is the caller's business
+    card: Card | None
+
+    @property
+    def bicodec(self) -> Path:
+        """Folder of the codec."""
+        return self.folder / _BICODEC
+
+    @property
+    def glm(self) -> Path:
+        """Folder of the linguistic tokenizer."""
+        return self.folder / _GLM
+
+    @property
+    def voices(self) -> dict[str, Path]:
+        """Name -> file of each voice that comes with the checkpoint, in alphabetical order."""
+        return {path.stem: path for path in sorted((self.folder / _VOICES).glob("*.json"))}
+
+    @property
+    def default_voice(self) -> str | None:
+        """The card's choice, else the first voice; None where there are none."""
+        return (self.card and self.card.default_voice) or next(iter(self.voices), None)
+
+
+def resolve(name: str | Path = NANO, allow_download: bool | None = None) -> Checkpoint:
+    """`nano`, a folder, or a published id such as AutoArk-AI/GPA -> Checkpoint.
+
+    A published id is looked up among what huggingface_hub has stored on this machine; it is downloaded only with
+    `allow_download`, or where that is None with GPA_OFFLINE=0 in the environment. Raises CheckpointError.
+    """
+    if str(name) == NANO:
+        return read(embedded(), NANO)
+    folder = Path(name)
+    if folder.is_dir():
+        return read(folder, folder.resolve().name)
+    if isinstance(name, str) and _PUBLISHED_ID.fullmatch(name):
+        allowed = os.environ.get("GPA_OFFLINE") == "0" if allow_download is None else allow_download
+        return read(_stored(name, allowed), name)
+    raise CheckpointError(f"{str(name)!r} is no checkpoint (legal: {NANO}, an existing folder, or a published id like AutoArk-AI/GPA)")
+
+
+def embedded() -> Path:
+    """Folder of the checkpoint in this package."""
+    return Path(str(resources.files("gpa"))) / NANO
+
+
+def read(folder: Path, name: str) -> Checkpoint:
+    """Read the small files of a checkpoint folder. Raises CheckpointError: one is missing, damaged or of another kind."""
+    folder = Path(folder)
+    missing = [file for file in _NEEDED if not (folder / file).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} is no checkpoint: it lacks {', '.join(missing)} (legal: the layout in docs/design.md)")
+    config = strict.load_json(folder / "config.json", CheckpointError)
+    found = {key: config.get(key) for key in ("model_type", "vocab_size")}
+    if found["model_type"] != "qwen3" or not isinstance(found["vocab_size"], int):
+        raise CheckpointError(f"{folder / 'config.json'}: found {found} (legal: model_type 'qwen3' and an integer vocab_size)")
+    card = strict.load(Card, folder / _CARD, CheckpointError) if (folder / _CARD).exists() else None
+    checkpoint = Checkpoint(name, folder, config, _sampling(folder / "generation_config.json"), card)
+    default = checkpoint.default_voice
+    if default is not None and default not in checkpoint.voices:
+        raise CheckpointError(
+            f"{folder / _CARD}: default_voice is {default!r} (legal: {', '.join(checkpoint.voices) or 'none: it has no voices'})"
+        )
+    return checkpoint
+
+
+def _sampling(path: Path) -> dict[str, Sampling]:
+    """The defaults, changed by the objects `asr`, `tts` and `vc` of generation_config.json; its other keys are transformers'."""
+    raw = strict.load_json(path, CheckpointError) if path.exists() else {}
+    said = {task: strict.parse(_TaskSampling, raw.get(task, {}), f"{path}: {task}", CheckpointError) for task in TASKS}
+    try:
+        return {task: _changed(_SAMPLING[task], said[task]) for task in TASKS}
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _changed(sampling: Sampling, said: _TaskSampling) -> Sampling:
+    changes = {key: value for key, value in vars(said).items() if value is not None}
+    return Sampling(**{**vars(sampling), **changes})
+
+
+def _stored(name: str, allowed: bool) -> Path:
+    """Folder of a published checkpoint on this machine. Raises CheckpointError: not there, and not allowed or not able to fetch it."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_DOWNLOADED), local_files_only=not allowed))
+    except LocalEntryNotFoundError as error:
+        cure = "the download failed" if allowed else "downloads are off: set GPA_OFFLINE=0 or pass allow_download=True"
+        raise CheckpointError(f"{name} is not on this machine, and {cure}; a folder that holds it serves as well") from error
+    except (OSError, ValueError) as error:  # the errors of huggingface_hub are OSErrors
+        raise CheckpointError(f"{name} cannot be fetched: {error}") from error

@@ -1,0 +1,52 @@
+"""Voice: the global codes of a speaker, in memory and as a file of less than 1 KB.
+
+A voice is made from a clip by `GPA.voice`, once, and kept. The codes mean something only to checkpoints with the same
+codebook: its size and the number of codes are part of the voice and are checked where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gpa import strict
+from gpa.errors import GPAError
+
+FORMAT = "gpa-voice-1"
+MAX_BYTES = 1000  # of a voice file
+MAX_NAME = 80  # characters
+
+
+@dataclass(frozen=True)
+class Voice:
+    """`codes` of one speaker, each in 0 .. codebook_size - 1."""
+
+    codes: tuple[int, ...]
+    codebook_size: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.codes or any(not 0 <= code < self.codebook_size for code in self.codes):
+            raise ValueError(f"a voice has the codes {list(self.codes)} (legal: one or more in 0..{self.codebook_size - 1})")
+        if len(self.name) > MAX_NAME:
+            raise ValueError(f"the voice's name has {len(self.name)} characters (legal: up to {MAX_NAME})")
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON. Raises GPAError: not writable."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False) + "\n"
+        if len(text.encode()) > MAX_BYTES:
+            raise GPAError(f"the voice takes {len(text.encode())} bytes (legal: up to {MAX_BYTES})")
+        try:
+            Path(path).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise GPAError(f"{path} cannot be written: {error.strerror or error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Voice:
+        """Read what `save` wrote. Raises GPAError: unreadable, another format, unknown keys, illegal codes."""
+        raw = strict.load_json(Path(path))
+        found = raw.pop("format", None)
+        if found != FORMAT:
+            raise GPAError(f"{path} has the format {found!r} (legal: {FORMAT!r})")
+        return strict.parse(cls, raw, str(path))
