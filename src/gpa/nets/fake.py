@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.compress import Precision
@@ -49,45 +50,49 @@ def tiny_glm(flavour: Flavour) -> dict[str, Any]:
 
 def tiny_bicodec(flavour: Flavour) -> dict[str, Any]:
     """A config.yaml of BiCodec: the published schema with small numbers."""
-    nano = flavour == "nano"
-    mel: dict[str, Any] = {"sample_rate": 16_000, "n_fft": 1024, "win_length": 640, "hop_length": 320, "mel_fmin": 10, "mel_fmax": None}
-    mel.update({"num_mels": 80, "log": True} if nano else {"num_mels": 128})
-    ratios, width = ([2], 32) if nano else ([1, 1], 36)
-    net: dict[str, Any] = {"vocos_dim": 24, "vocos_intermediate_dim": 48}
-    speaker: dict[str, Any] = {"input_dim": mel["num_mels"], "out_dim": width, "latent_dim": 16, "fsq_num_quantizers": 1}
-    speaker.update({"token_num": 4, "fsq_levels": [4, 4, 4]} if nano else {"token_num": 32, "fsq_levels": [4] * 4})
-    speaker |= {"channels": 32, "bottleneck": 16, "heads": 2}
-    heads: dict[Flavour, dict[str, Any]] = {
-        "nano": {"kind": "source_filter", "input_channel": width, "channels": 32, "layers": 2, "lookahead": 4},
-        "published": {"input_channel": width, "channels": 32, "rates": [8, 5, 4, 2], "kernel_sizes": [16, 11, 8, 4]},
-    }
-    prenet: dict[str, Any] = {
-        "input_channels": 40,
-        **net,
-        "vocos_num_layers": 3,
-        "out_channels": width,
-        "condition_dim": width,
-        "sample_ratios": ratios,
-    }
-    top: dict[str, Any] = {
-        "sample_rate": 16_000,
-        "latent_hop_length": 640 if nano else 320,
-        "ref_segment_duration": 6,
-        "volume_normalize": True,
-    }
-    if nano:
-        top |= {"volume": "rms", "features": "whisper", "feature_layers": [1, 2]}
-        prenet["lookahead"] = 3
-    tokenizer = {
-        "mel_params": mel,
-        "encoder": {"input_channels": 64 if nano else 48, **net, "vocos_num_layers": 2, "out_channels": 40, "sample_ratios": ratios},
-        "quantizer": {"input_dim": 40, "codebook_size": 128, "codebook_dim": 8, "commitment": 0.25, "use_l2_normlize": True},
-        "speaker_encoder": speaker,
-        "prenet": prenet,
-        "postnet": {"input_channels": width, **net, "vocos_num_layers": 1, "out_channels": 48},
-        "decoder": heads[flavour],
-    }
-    return {**top, "audio_tokenizer": tokenizer}
+    config: dict[str, Any] = yaml.safe_load(_NANO if flavour == "nano" else _PUBLISHED)
+    return config
+
+
+_NANO = """
+sample_rate: 16000
+latent_hop_length: 640
+ref_segment_duration: 6
+volume_normalize: true
+volume: rms
+features: whisper
+feature_layers: [1, 2]
+audio_tokenizer:
+  mel_params: {sample_rate: 16000, n_fft: 1024, win_length: 640, hop_length: 320, mel_fmin: 10, mel_fmax: null, num_mels: 80, log: true}
+  encoder:
+    {input_channels: 64, vocos_dim: 24, vocos_intermediate_dim: 48, vocos_num_layers: 2, out_channels: 40, sample_ratios: [2],
+     input_norm: true}
+  quantizer: {input_dim: 40, codebook_size: 128, codebook_dim: 8, commitment: 0.25, use_l2_normlize: true}
+  speaker_encoder: {input_dim: 80, out_dim: 32, latent_dim: 16, token_num: 4, fsq_levels: [4, 4, 4], channels: 32, bottleneck: 16, heads: 2}
+  prenet:
+    {input_channels: 40, vocos_dim: 24, vocos_intermediate_dim: 48, vocos_num_layers: 3, out_channels: 32, condition_dim: 32,
+     sample_ratios: [2], lookahead: 3}
+  postnet: {input_channels: 32, vocos_dim: 24, vocos_intermediate_dim: 48, vocos_num_layers: 1, out_channels: 64, sample_ratios: []}
+  decoder: {kind: source_filter, input_channel: 32, channels: 32, layers: 2, n_fft: 640, hop_length: 160, lookahead: 4}
+"""
+
+_PUBLISHED = """
+sample_rate: 16000
+latent_hop_length: 320
+ref_segment_duration: 6
+volume_normalize: true
+audio_tokenizer:
+  mel_params: {sample_rate: 16000, n_fft: 1024, win_length: 640, hop_length: 320, mel_fmin: 10, mel_fmax: null, num_mels: 128}
+  encoder: {input_channels: 48, vocos_dim: 24, vocos_intermediate_dim: 48, vocos_num_layers: 2, out_channels: 40, sample_ratios: [1, 1]}
+  quantizer: {input_dim: 40, codebook_size: 128, codebook_dim: 8, commitment: 0.25, use_l2_normlize: true}
+  speaker_encoder:
+    {input_dim: 128, out_dim: 36, latent_dim: 16, token_num: 32, fsq_levels: [4, 4, 4, 4], channels: 32, bottleneck: 16, heads: 2}
+  prenet:
+    {input_channels: 40, vocos_dim: 24, vocos_intermediate_dim: 48, vocos_num_layers: 3, out_channels: 36, condition_dim: 36,
+     sample_ratios: [1, 1]}
+  postnet: {input_channels: 36, vocos_dim: 24, vocos_intermediate_dim: 48, vocos_num_layers: 1, out_channels: 48}
+  decoder: {input_channel: 36, channels: 32, rates: [8, 5, 4, 2], kernel_sizes: [16, 11, 8, 4]}
+"""
 
 
 def write_random_checkpoint(

@@ -7,13 +7,14 @@ starts from a small Whisper: `encoder_layer_norm` (keep Whisper's last norm, at 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpa.errors import CheckpointError
 from gpa.nets.quantize import FactorizedVQ
 from gpa.nets.vocos import ConvNeXtBlock
 
@@ -44,8 +45,16 @@ class WhisperVQConfig:
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> WhisperVQConfig:
-        """From a published config.json; entries of the never-used decoder are passed over."""
-        return cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
+        """From a published config.json; entries of the never-used decoder are passed over. Raises CheckpointError."""
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in raw]
+        config = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
+        legal = {"pooling_position": raw.get("quantize_position", 16), "quantize_causal_encoder": False}
+        wrong = [f"{name}={raw[name]} (legal: {value})" for name, value in legal.items() if raw.get(name, value) != value]
+        if not config.get("pooling_kernel_size", 4):
+            wrong.append("pooling_kernel_size=null (legal: a number)")
+        if missing or wrong:
+            raise CheckpointError(f"the tokenizer's config lacks {missing}, and holds {', '.join(wrong) or 'nothing illegal'}")
+        return cls(**config)
 
 
 class WhisperAttention(nn.Module):

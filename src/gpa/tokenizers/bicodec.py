@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from gpa.audio import Wav
-from gpa.errors import CheckpointError
+from gpa.errors import AudioError, CheckpointError
 from gpa.nets.net import Net, load_net
 from gpa.tokenizers import volume
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
@@ -65,14 +65,15 @@ class BiCodec:
         return codes
 
     def voice(self, wav: Wav) -> Codes:
-        """Reference clip (T,) at `sample_rate` -> global codes (token_num,). Raises CheckpointError for an empty clip.
-
-        The whole clip is levelled, then cut to its first 6 s or repeated up to them, as published."""
+        """Reference clip (T,) at `sample_rate` -> global codes (token_num,). Raises AudioError for an empty clip."""
         if not len(wav):
-            raise CheckpointError("the reference clip is empty (legal: at least one sample)")
-        clip = np.resize(self._level(np.asarray(wav, np.float32)), self._reference_samples)
-        codes: Codes = self._speaker(wav=clip[None])["voice"][0]
+            raise AudioError("the reference clip is empty (legal: at least one sample)")
+        codes: Codes = self._speaker(wav=self.reference(wav)[None])["voice"][0]
         return codes
+
+    def reference(self, wav: Wav) -> Wav:
+        """What `voice` hears of a clip: levelled as a whole, then cut to its first 6 s or repeated up to them, as published."""
+        return np.resize(self._level(np.asarray(wav, np.float32)), self._reference_samples)
 
     def decode(self, codes: Iterable[int], voice: Iterable[int], seed: int = 0, f0_scale: float = 1.0) -> Wav:
         """Semantic codes (N,) and global codes (token_num,) -> wav (N * samples_per_code,). `seed` draws the noise."""
