@@ -38,6 +38,7 @@ class OpenVINONet:
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if device == "CPU":
             settings["INFERENCE_PRECISION_HINT"] = "f32"  # the default is bfloat16 where the CPU has it
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # the default rounds what meets int8 weights to int8 too
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         if cache_dir is not None:
