@@ -175,6 +175,12 @@ def test_the_pipeline_loads_no_torch_and_no_runtime() -> None:
     assert not {"torch", "transformers", "onnx", "huggingface_hub", "openvino"} & loaded_by("import gpa.pipeline")
 
 
+def test_openvino_reports_to_nobody() -> None:
+    found = loaded_by("import gpa; import openvino; found = sys.modules.get('openvino_telemetry'); assert found is None")
+    assert "openvino" in found
+    assert not {"multiprocessing.process", "urllib.request", "http.client"} & found
+
+
 def test_the_cli_loads_no_numbers_before_a_verb() -> None:
     assert not {"numpy", "rich", "gpa.pipeline"} & loaded_by("import gpa.cli")
 

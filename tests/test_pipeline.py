@@ -105,7 +105,7 @@ def test_sound_comes_before_the_sentence_is_over(tmp_path: Path) -> None:
     stream = made.stream_tts("a rather long sentence to be spoken")
     assert len(next(stream)) == fakes.HOP  # the first code is out as soon as the decoder has seen enough
     assert engine(made).open == 1
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert engine(made).open == 0  # an abandoned stream frees the engine at once
 
 

@@ -5,6 +5,7 @@ The names below are the public face. They are imported when first used, so that 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from gpa.pipeline import GPA, load
     from gpa.results import Speech, Transcript
     from gpa.voice import Voice
+
+# `import openvino` reports itself to a web service through this package, and waits for it, unless it cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _HOMES = {
     "GPA": "gpa.pipeline",

@@ -6,7 +6,8 @@ threads at once. A sound is a path, bytes, a binary file, a Speech, or an array 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gpa.tokenizers.bicodec import BiCodec
     from gpa.tokenizers.glm import GLMTokenizer
 
+Stream: TypeAlias = Generator[Wav, None, None]  # arrays (T,) of a sound in the making; close it to stop the work at once
 Sound: TypeAlias = "Source | Speech | Wav"
 AnyVoice: TypeAlias = "Voice | Sound"  # a str is a name of `GPA.voices`, else a path
 
@@ -117,7 +119,7 @@ class GPA:
         seed: int = 0,
         sampling: Sampling | None = None,
         language: str | None = None,
-    ) -> Iterator[Wav]:
+    ) -> Stream:
         """Speak a text piece by piece: arrays (T,), as soon as their samples are settled.
 
         voice: None is the checkpoint's own choice. speed: 0.25 to 4, pitch is kept. Same seed, same samples. sampling:
@@ -126,13 +128,11 @@ class GPA:
         """
         return self._tts(text, voice, speed, self._drawn("tts", sampling, seed), language, _Outcome())
 
-    def _tts(
-        self, text: str, voice: AnyVoice | None, speed: float, sampling: Sampling, language: str | None, outcome: _Outcome
-    ) -> Iterator[Wav]:
+    def _tts(self, text: str, voice: AnyVoice | None, speed: float, sampling: Sampling, language: str | None, outcome: _Outcome) -> Stream:
         target, pieces = self.voice(voice), self._pieces(text, language)
         Stretcher(speed, self.sample_rate)  # an illegal speed raises here, before anything is spoken
 
-        def stream() -> Iterator[Wav]:
+        def stream() -> Stream:
             for piece in pieces:
                 if piece.pause:
                     yield from self._silence(piece.pause)
@@ -193,15 +193,15 @@ class GPA:
         outcome = _Outcome()
         return self._speech(self._vc(sound, voice, self._drawn("vc", sampling, seed), outcome, audio.MAX_SECONDS), outcome)
 
-    def stream_vc(self, sound: Sound, voice: AnyVoice, *, seed: int = 0, sampling: Sampling | None = None) -> Iterator[Wav]:
+    def stream_vc(self, sound: Sound, voice: AnyVoice, *, seed: int = 0, sampling: Sampling | None = None) -> Stream:
         """Say the same in another voice, piece by piece: arrays (T,). Speech starts where it started in the source, as far as
         what was said before leaves room; between it is silence. Raises AudioError, GPAError (unknown voice)."""
         return self._vc(sound, voice, self._drawn("vc", sampling, seed), _Outcome())
 
-    def _vc(self, sound: Sound, voice: AnyVoice, sampling: Sampling, outcome: _Outcome, longest: float | None = None) -> Iterator[Wav]:
+    def _vc(self, sound: Sound, voice: AnyVoice, sampling: Sampling, outcome: _Outcome, longest: float | None = None) -> Stream:
         target = self.voice(voice)
 
-        def stream() -> Iterator[Wav]:
+        def stream() -> Stream:
             given = 0
             for start, wav in self._spans(sound, longest):
                 for silence in self._silence(start - given / self.sample_rate):
@@ -324,8 +324,9 @@ class GPA:
         self.close()
 
 
-def _audible(stream: Iterator[Wav]) -> Iterator[Wav]:
-    return (wav for wav in stream if len(wav))
+def _audible(stream: Stream) -> Stream:
+    with closing(stream):
+        yield from (wav for wav in stream if len(wav))
 
 
 def _language(said: str) -> str:

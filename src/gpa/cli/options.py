@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeAlias
 
@@ -16,8 +16,8 @@ import typer
 from gpa.errors import AudioError
 
 if TYPE_CHECKING:
-    from gpa.audio import Source, Wav
-    from gpa.pipeline import GPA
+    from gpa.audio import Source
+    from gpa.pipeline import GPA, Stream
 
 SPOOL = 64 << 20  # bytes of standard input kept in memory; the rest goes to a temporary file
 
@@ -77,14 +77,15 @@ def check_out(out: str, as_json: bool = False) -> None:
         raise AudioError(f"{out} cannot be written: {Path(out).parent} is no folder")
 
 
-def pour(stream: Iterator[Wav], sample_rate: int, format: str) -> int:
+def pour(stream: Stream, sample_rate: int, format: str) -> int:
     """Encode a stream to stdout as it comes; returns the number of samples."""
     from gpa.audio import Encoder
 
     encoder, out, samples = Encoder(format or "wav", sample_rate), sys.stdout.buffer, 0
-    for wav in stream:
-        samples += len(wav)
-        _write(out, encoder.push(wav))
+    with closing(stream):
+        for wav in stream:
+            samples += len(wav)
+            _write(out, encoder.push(wav))
     _write(out, encoder.flush())
     return samples
 

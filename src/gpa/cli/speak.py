@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +27,7 @@ from gpa.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from gpa.audio import Wav
-    from gpa.pipeline import GPA
+    from gpa.pipeline import GPA, Stream
     from gpa.results import Speech
 
 
@@ -72,7 +71,7 @@ def vc(
         _deliver(model, partial(model.vc, sound, target, seed=seed), partial(model.stream_vc, sound, target, seed=seed), out, format, json)
 
 
-def _deliver(model: GPA, whole: Callable[[], Speech], stream: Callable[[], Iterator[Wav]], out: str, format: str, as_json: bool) -> None:
+def _deliver(model: GPA, whole: Callable[[], Speech], stream: Callable[[], Stream], out: str, format: str, as_json: bool) -> None:
     """To a file as a whole, to stdout as it comes; then say how long it took."""
     started = time.perf_counter()
     if out == "-":
