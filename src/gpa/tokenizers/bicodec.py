@@ -21,7 +21,7 @@ from gpa.nets.net import Net, load_net
 from gpa.tokenizers import volume
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
 from gpa.tokenizers.glm import Codes, GLMTokenizer
-from gpa.tokenizers.window import receptive_field, stretches
+from gpa.tokenizers.window import receptive_field, samples_per_code, stretches
 
 
 class BiCodec:
@@ -50,6 +50,9 @@ class BiCodec:
         self._reference_samples = int(self.sample_rate * config["ref_segment_duration"]) // self.samples_per_code * self.samples_per_code
         self._level = volume.rule(config, "quantile" if config.get("volume_normalize") else "none")
         self._head: dict[str, Any] = c["decoder"]
+        made = samples_per_code(config)
+        if made != self.samples_per_code:
+            raise CheckpointError(f"{self.folder}: the decoder makes {made} samples a code, latent_hop_length is {self.samples_per_code}")
 
     def encode(self, sound: Wav | NDArray[np.float32]) -> Codes:
         """wav (T,) at `sample_rate`, or features (frames, C) at 50 Hz -> semantic codes (N,). Raises CheckpointError."""

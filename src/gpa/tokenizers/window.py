@@ -36,6 +36,15 @@ def receptive_field(config: dict[str, Any]) -> tuple[int, int]:
     return -span[0], span[1]
 
 
+def samples_per_code(config: dict[str, Any]) -> int:
+    """Samples that the decoder of a parsed BiCodec/config.yaml makes of one code."""
+    c = config["audio_tokenizer"]
+    frames, decoder = math.prod(c["prenet"].get("sample_ratios", [1, 1])), c["decoder"]
+    if decoder.get("kind") == "source_filter":
+        return int(frames * decoder.get("upsample", 2) * decoder.get("hop_length", 160))
+    return int(frames * math.prod(decoder["rates"]))
+
+
 def stretches(frame_rate: float) -> Iterator[int]:
     """Numbers of codes to decode, one stretch after the other, without end."""
     size, most = FIRST_SECONDS * frame_rate, MOST_SECONDS * frame_rate
