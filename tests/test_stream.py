@@ -1,0 +1,284 @@
+"""Streaming is exact: however codes or rows arrive, the samples are those of decoding all at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpa.errors import CheckpointError
+from gpa.nets import source_filter as reference
+from gpa.nets.bicodec import BiCodec as Net
+from gpa.nets.fake import tiny_bicodec
+from gpa.tokenizers.bicodec import BiCodec
+from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
+from gpa.tokenizers.window import receptive_field, stretches
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "nano" / "bicodec.yaml"
+FLAVOURS = ("nano", "published")
+
+
+@pytest.fixture(scope="module")
+def codecs(nano_checkpoint: Path, published_checkpoint: Path) -> dict[str, BiCodec]:
+    folders = {"nano": nano_checkpoint, "published": published_checkpoint}
+    return {name: BiCodec(folder / "BiCodec", threads=1) for name, folder in folders.items()}
+
+
+def codes_of(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 128, count)
+
+
+def cut(count: int, sizes: Sequence[int]) -> list[slice]:
+    """`count` items in pieces of the given sizes, taken round and round."""
+    ends = itertools.accumulate(itertools.cycle([*sizes, 1]))  # the 1 makes an end
+    edges = [0, *itertools.takewhile(lambda end: end < count, ends), count]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+sizes = st.lists(st.integers(0, 40), min_size=1, max_size=6)
+
+
+# ---- rows -> samples ----
+
+
+def rows_of(count: int, n_fft: int = 64, seed: int = 0) -> Rows:
+    draw = np.random.default_rng(seed)
+    bins = n_fft // 2 + 1
+    f0 = 150 * np.exp(0.5 * np.sin(np.arange(count) / 9) + 0.01 * draw.standard_normal(count))
+    voiced = np.sin(np.arange(count) / 6) + 0.3
+    filters = [draw.standard_normal((count, bins)) * 0.5 - 3, draw.uniform(-3, 3, (count, bins)), draw.standard_normal((count, bins)) - 5]
+    return Rows(*(x.astype(np.float32) for x in (f0, voiced, *filters)))
+
+
+def whole(rows: Rows, n_fft: int, hop: int, **options: Any) -> np.ndarray:
+    synthesis = SourceFilterSynthesis(n_fft, hop, 16_000, **options)
+    return np.concatenate([synthesis.push(rows), synthesis.flush()])
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(640, 160), (64, 16), (64, 32), (60, 10)])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 50])
+def test_synthesis_equals_torch(n_fft: int, hop: int, count: int) -> None:
+    rows = rows_of(count, n_fft)
+    ours = whole(rows, n_fft, hop, seed=3, start=0.25)
+    torch_rows = reference.Rows(*(torch.from_numpy(x)[None] for x in rows))
+    train = reference.pulses(torch_rows.f0, (torch_rows.voiced > 0).float(), hop, 16_000, torch.tensor([[0.25]]))
+    frames = SourceFilterSynthesis(n_fft, hop, 16_000, seed=3)
+    noise = np.stack([frames._noise(k) for k in range(count + 1)], -1)
+    theirs = reference.render(torch_rows, train, torch.from_numpy(noise).float()[:, None], n_fft, hop)[0]
+    assert ours.shape == (count * hop,)
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4, rtol=1e-4)
+
+
+@given(count=st.integers(0, 60), sizes=sizes, geometry=st.sampled_from([(64, 16), (64, 32), (60, 10)]))
+@settings(max_examples=60, deadline=None)
+def test_synthesis_is_the_same_in_pieces(count: int, sizes: list[int], geometry: tuple[int, int]) -> None:
+    rows = rows_of(count, geometry[0])
+    synthesis = SourceFilterSynthesis(*geometry, 16_000, seed=1)
+    pieces = [synthesis.push(rows.part(piece.start, piece.stop)) for piece in cut(count, sizes)]
+    assert np.array_equal(np.concatenate([*pieces, synthesis.flush()]), whole(rows, *geometry, seed=1))
+
+
+def test_long_synthesis_is_the_same_in_pieces() -> None:
+    """Large arrays take other paths through numpy."""
+    rows = rows_of(400, 640)
+    synthesis = SourceFilterSynthesis(640, 160, 16_000)
+    pieces = [synthesis.push(rows.part(piece.start, piece.stop)) for piece in cut(400, [3, 1, 250])]
+    assert np.array_equal(np.concatenate([*pieces, synthesis.flush()]), whole(rows, 640, 160))
+
+
+def test_samples_are_settled_after_the_lookahead() -> None:
+    rows = rows_of(30)
+    synthesis = SourceFilterSynthesis(64, 16, 16_000)
+    given = len(synthesis.push(rows))
+    assert given == (30 - synthesis.lookahead) * 16
+    changed = rows._replace(f0=np.where(np.arange(30) < 20, rows.f0, 90).astype(np.float32))
+    same = whole(rows, 64, 16) == whole(changed, 64, 16)
+    assert same[: (20 - synthesis.lookahead) * 16].all()
+    assert not same.all()
+
+
+def test_noise_depends_on_seed_and_frame_alone() -> None:
+    a, b = (SourceFilterSynthesis(64, 16, 16_000, seed=seed) for seed in (1, 2))
+    assert np.array_equal(a._noise(5), SourceFilterSynthesis(64, 16, 16_000, seed=1)._noise(5))
+    assert not np.array_equal(a._noise(5), a._noise(6))
+    assert not np.array_equal(a._noise(5), b._noise(5))
+    many = np.stack([a._noise(k) for k in range(500)])
+    assert abs(many.mean()) < 0.02
+    assert abs(many.std() - 1) < 0.02
+    assert abs(np.mean(many[1:] * many[:-1])) < 0.02
+
+
+def test_pitch_is_that_of_the_rows() -> None:
+    count = 100
+    rows = rows_of(count, 640)
+    flat = np.zeros((count, 321), np.float32)
+    rows = Rows(np.full(count, 200, np.float32), np.ones(count, np.float32), flat, flat, flat - 20)
+    spectrum = np.abs(np.fft.rfft(whole(rows, 640, 160)[1600:9600] * np.hanning(8000)))  # bins of 2 Hz
+    assert spectrum[100] > 100 * spectrum[50:95].max()
+    assert spectrum[100] > 100 * spectrum[105:195].max()
+
+
+def test_windows_must_overlap_evenly() -> None:
+    with pytest.raises(CheckpointError, match="no even multiple"):
+        SourceFilterSynthesis(640, 200, 16_000)
+
+
+# ---- codes -> samples ----
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_stream_equals_decode(codecs: dict[str, BiCodec], flavour: str) -> None:
+    codec = codecs[flavour]
+    voice = range(codec.token_num)
+
+    @given(count=st.integers(0, 90), sizes=sizes)
+    @settings(max_examples=15, deadline=None)
+    def law(count: int, sizes: list[int]) -> None:
+        codes = codes_of(count)
+        stream = codec.stream(voice, seed=5)
+        pieces = [stream.push(codes[piece].tolist()) for piece in cut(count, sizes)]
+        wav = np.concatenate([*pieces, stream.flush()])
+        assert wav.dtype == np.float32
+        assert wav.shape == (count * codec.samples_per_code,)
+        assert np.array_equal(wav, codec.decode(codes.tolist(), voice, seed=5))
+
+    law()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_long_stream_code_by_code(codecs: dict[str, BiCodec], flavour: str) -> None:
+    codec = codecs[flavour]
+    codes = codes_of(300)
+    stream = codec.stream(range(codec.token_num))
+    wav = np.concatenate([*(stream.push([code]) for code in codes), stream.flush()])
+    assert np.array_equal(wav, codec.decode(codes, range(codec.token_num)))
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@torch.inference_mode()
+def test_decode_equals_the_net_over_all_codes(codecs: dict[str, BiCodec], flavour: str) -> None:
+    """Windows change nothing: the samples are those of one pass over everything."""
+    codec = codecs[flavour]
+    codes, voice = codes_of(200), np.arange(codec.token_num)
+    out = codec.decoder(codes=codes[None], voice=voice[None])
+    if codec.parametric:
+        rows = Rows(*(out[name][0] for name in Rows._fields))
+        expected = whole(rows, 640, 160)
+    else:
+        expected = out["wav"][0]
+    np.testing.assert_allclose(codec.decode(codes, voice), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_speech_starts_early_and_windows_stay_bounded(codecs: dict[str, BiCodec], flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = codecs[flavour]
+    net, seen = codec.decoder, []
+    monkeypatch.setitem(codec.__dict__, "decoder", lambda codes, voice: seen.append(codes.shape[1]) or net(codes=codes, voice=voice))
+    stream = codec.stream(range(codec.token_num))
+    first = next(i for i, code in enumerate(codes_of(400), 1) if len(stream.push([code])))
+    assert first <= 0.16 * codec.frame_rate + codec.context[1] + 1
+    stream.push(codes_of(2000))
+    stream.flush()
+    longest = 4 * codec.frame_rate + sum(codec.context)
+    assert max(seen[:-1]) == longest
+    assert sum(seen) < (2400 + first) * longest / (4 * codec.frame_rate) * 1.5
+
+
+def test_stretches_grow_to_four_seconds() -> None:
+    sizes = list(itertools.islice(stretches(25.0), 12))
+    assert sizes[:3] == [4, 6, 9]
+    assert sizes[-1] == 100
+    assert all(b <= 1.5 * a + 1 for a, b in itertools.pairwise(sizes))
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_shorter_lookahead(codecs: dict[str, BiCodec], flavour: str) -> None:
+    """Earlier, of the same length, and not the same samples."""
+    codec = codecs[flavour]
+    codes, voice = codes_of(150), range(codec.token_num)
+    whole = codec.decode(codes, voice)
+    errors = []
+    for lookahead in (0, codec.context[1] // 2, codec.context[1]):
+        stream = codec.stream(voice, lookahead=lookahead)
+        wav = np.concatenate([*(stream.push([code]) for code in codes), stream.flush()])
+        assert wav.shape == whole.shape
+        errors.append(float(np.abs(wav - whole).max()))
+    assert errors[0] > errors[2] == 0
+    if not codec.parametric:  # there a changed voicing or pitch moves all pulses that follow
+        assert errors[1] < 1e-3 < errors[0]
+
+
+def test_seed_and_pitch(codecs: dict[str, BiCodec]) -> None:
+    codec = codecs["nano"]
+    codes, voice = codes_of(40), range(4)
+    wav = codec.decode(codes, voice, seed=1)
+    assert np.array_equal(wav, codec.decode(codes, voice, seed=1))
+    assert not np.array_equal(wav, codec.decode(codes, voice, seed=2))
+    assert not np.array_equal(wav, codec.decode(codes, voice, seed=1, f0_scale=1.2))
+    assert len(codec.decode(codes, voice, f0_scale=0.5)) == len(wav)
+
+
+# ---- what a code's speech depends on ----
+
+
+def sharp(config: dict[str, Any]) -> Net:
+    """A net in float64 whose every path is open."""
+    torch.manual_seed(0)
+    net = Net(config).double().eval()
+    for name, p in net.named_parameters():
+        if name.endswith("gamma"):
+            torch.nn.init.ones_(p)
+    return net
+
+
+def measured(config: dict[str, Any]) -> tuple[int, int]:
+    """Codes before and after a code whose change is heard in it."""
+    net, (left, right) = sharp(config), receptive_field(config)
+    middle, count = left + right + 2, 2 * (left + right + 2) + 1
+    voice = torch.zeros(1, config["audio_tokenizer"]["speaker_encoder"]["token_num"], dtype=torch.long)
+    codes = torch.from_numpy(codes_of(count))[None]
+    latents = net.quantizer.decode(codes).detach().requires_grad_()
+    d_vector = net.speaker_encoder.d_vector(net.speaker_encoder.quantizer.digits_of(voice).double())
+    frames = net.frames(latents, d_vector)
+    out = net.decoder(frames, d_vector).harmonic if isinstance(net.decoder, reference.SourceFilter) else net.decoder(frames.mT).mT
+    per = out.shape[1] // count
+    (out[0, middle * per : (middle + 1) * per].double() * torch.randn(out.shape[2], dtype=torch.double)).sum().backward()
+    assert latents.grad is not None
+    heard = latents.grad[0].abs().sum(1).nonzero()[:, 0]
+    return middle - int(heard.min()), int(heard.max()) - middle
+
+
+def shallow(config: dict[str, Any], **prenet: Any) -> dict[str, Any]:
+    config["audio_tokenizer"]["prenet"].update(prenet)
+    return config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny_bicodec("nano"),
+        tiny_bicodec("published"),
+        shallow(tiny_bicodec("nano"), lookahead=None),
+        shallow(tiny_bicodec("nano"), lookahead=0),
+        shallow(tiny_bicodec("published"), vocos_num_layers=1),
+    ],
+    ids=["nano", "published", "nano-symmetric", "nano-causal", "published-shallow"],
+)
+def test_receptive_field_is_what_is_heard(config: dict[str, Any]) -> None:
+    assert measured(config) == receptive_field(config)
+
+
+def test_receptive_field_of_published_and_recipe() -> None:
+    """Published: 67 frames of 20 ms either way, structural (12 blocks; 57 of them the prenet's)."""
+    config = tiny_bicodec("published")
+    assert receptive_field(shallow(config, vocos_num_layers=12)) == (67, 67)
+    assert receptive_field(shallow(config, vocos_num_layers=3)) == (40, 40)
+    assert receptive_field(yaml.safe_load(RECIPE.read_text())) == (33, 3)
