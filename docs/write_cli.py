@@ -70,7 +70,7 @@ def _legal(kind: Any) -> str:
 
 def _usual(default: Any) -> str:
     default = default.value if isinstance(default, Enum) else default
-    return "" if default in (None, "", False) else f" Default: {default}."
+    return "" if default in (None, "", False) else f" Default: {'on' if default is True else default}."
 
 
 if __name__ == "__main__":

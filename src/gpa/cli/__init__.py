@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gpa.cli import demo, listen, speak, voices
+from gpa.cli import demo, judge, listen, make, speak, voices
 from gpa.errors import GPAError
 
 INTERRUPTED = 130
@@ -69,13 +69,20 @@ def main() -> None:
     app()
 
 
+def _verbs(group: typer.Typer, **verbs: Callable[..., None]) -> typer.Typer:
+    for name, verb in verbs.items():
+        group.command(name)(verb)
+    return group
+
+
 app = _group("Speak, listen and convert voices with one language model.")
 app.callback()(_options)
-_VERBS: dict[str, Callable[..., None]] = {"demo": demo.demo, "tts": speak.tts, "asr": listen.asr, "vc": speak.vc, "info": voices.info}
-_VOICE_VERBS: dict[str, Callable[..., None]] = {"create": voices.create, "list": voices.list_, "info": voices.describe}
-for name, verb in _VERBS.items():
-    app.command(name)(verb)
-voice_group = _group("Make and look at voices.")
-for name, verb in _VOICE_VERBS.items():
-    voice_group.command(name)(verb)
-app.add_typer(voice_group, name="voice")
+_verbs(app, demo=demo.demo, tts=speak.tts, asr=listen.asr, vc=speak.vc, info=voices.info, eval=judge.evaluate, convert=make.convert)
+_voice = _verbs(_group("Make and look at voices."), create=voices.create, list=voices.list_, info=voices.describe)
+_data = _verbs(
+    _group("Make training data."), synth=make.synth, pack=make.pack, features=make.features, tokenize=make.tokenize, testset=make.render
+)
+_train = _verbs(_group("Train the parts of a checkpoint."), tokenizer=make.tokenizer, lm=make.lm, assemble=make.assemble)
+app.add_typer(_voice, name="voice")
+app.add_typer(_data, name="data")
+app.add_typer(_train, name="train")

@@ -1,0 +1,173 @@
+"""gpa data | train | convert: from text and recordings to a checkpoint. recipes/nano shows them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from gpa.cli.options import note
+from gpa.errors import MissingExtra
+
+Work: TypeAlias = Annotated[Path, typer.Option("--work", "-w", help="Folder that the paths in the recipe start from.")]
+Job: TypeAlias = Annotated[Path, typer.Argument(help="Recipe file (.yaml); recipes/nano holds those of the embedded checkpoint.")]
+OutFolder: TypeAlias = Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")]
+Packs: TypeAlias = Annotated[list[Path], typer.Argument(help="Manifests of packs (NAME.jsonl beside NAME.pcm).")]
+
+
+class Part(str, Enum):
+    """The two tokenizers."""
+
+    codec = "codec"
+    linguistic = "linguistic"
+
+
+class Stored(str, Enum):
+    """How weights are stored in an export."""
+
+    f32 = "f32"
+    f16 = "f16"
+    int8 = "int8"
+
+
+def convert(
+    folder: Annotated[Path, typer.Argument(help="Checkpoint folder with weights (model.safetensors).")],
+    lm: Annotated[Stored, typer.Option("--lm", help="Stored weights of the language model.")] = Stored.int8,
+    nets: Annotated[Stored, typer.Option("--nets", help="Stored weights of the tokenizers.")] = Stored.f16,
+) -> None:
+    """Write what a checkpoint runs from: ONNX for the tokenizers, OpenVINO for the language model. Needs gpa[train]."""
+    from gpa.convert import convert as export
+
+    for path in export(folder, lm.value, nets.value):
+        typer.echo(path)
+
+
+def synth(
+    out: OutFolder,
+    text: Annotated[Path, typer.Option("--text", "-t", help="Sentences, one a line; .gz is read too. The last 1000 are never used.")],
+    kind: Annotated[str, typer.Option("--kind", help="pair (each sentence in two voices), heart, joe, flite-rms ...")] = "pair",
+    packs: Annotated[int, typer.Option("--packs", min=1, help="How many packs.")] = 1,
+    first: Annotated[int, typer.Option("--first", min=0, help="Number of the first pack.")] = 0,
+    size: Annotated[int, typer.Option("--size", min=1, help="Sentences in a pack.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same packs.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+) -> None:
+    """Let teachers speak sentences: packs of training speech. Goes on where it was stopped. Needs gpa[data]."""
+    from gpa.data.synth import Job as Packing
+    from gpa.data.synth import synthesise_with_progress, training_sentences
+
+    job = Packing(kind, seed, first, packs, size)
+    for pack in synthesise_with_progress(out, training_sentences(text), job, workers):
+        typer.echo(f"{pack.path} {pack.utterances} utterances, {pack.hours:.2f} h, {pack.skipped} skipped")
+
+
+def render(
+    out: OutFolder,
+    text: Annotated[Path, typer.Option("--text", "-t", help="Sentences, one a line.")],
+    voices: Annotated[str, typer.Option("--voices", help="Teachers, separated by commas; default: those of the nano recipe.")] = "",
+) -> None:
+    """Let teachers speak the sentences of a test. Needs gpa[data]."""
+    from gpa.data.manifest import read_list
+    from gpa.data.synth import TEST_VOICES, render_test_set
+
+    rows = render_test_set(out, read_list(text), voices.split(",") if voices else TEST_VOICES)
+    typer.echo(f"{out} {len(rows)} utterances")
+
+
+def pack(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of recordings (.jsonl), or a folder of them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Pack to write: OUT.pcm and OUT.jsonl.")],
+    without: Annotated[Path | None, typer.Option("--without", help="List of speakers to leave out.")] = None,
+    only: Annotated[Path | None, typer.Option("--only", help="List of speakers to take.")] = None,
+    not_license: Annotated[str, typer.Option("--not-license", help="Leave out rows whose licence contains this.")] = "",
+) -> None:
+    """Bring recordings to one level, rate and file, for training."""
+    from gpa.data import manifest as manifests
+    from gpa.data.pack import write_pack
+
+    rows = manifests.read(manifest)
+    if without is not None:
+        rows, _ = manifests.split(rows, manifests.read_list(without))
+    if only is not None:
+        _, rows = manifests.split(rows, manifests.read_list(only))
+    rows = [row for row in rows if not not_license or not_license not in row.license]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = write_pack(rows, manifest if manifest.is_dir() else manifest.parent, out)
+    typer.echo(f"{out}.jsonl {len(written)} utterances")
+
+
+def features(
+    packs: Packs,
+    codec: Annotated[Path, typer.Option("--codec", help="Configuration of the codec (.yaml).")],
+    glm: Annotated[Path, typer.Option("--glm", help="Configuration of the linguistic tokenizer (.json).")],
+) -> None:
+    """Write speech features and pitch beside packs, for tokenizer training. Needs gpa[train,data]."""
+    _require_torch()
+    from gpa.training.jobs import prepare_features
+
+    for done in prepare_features(codec, glm, packs):
+        typer.echo(done)
+
+
+def tokenize(
+    packs: Packs,
+    codec: Annotated[Path, typer.Option("--codec", help="Recipe of the trained codec.")],
+    glm: Annotated[Path, typer.Option("--glm", help="Recipe of the trained linguistic tokenizer.")],
+    work: Work,
+    out: OutFolder,
+) -> None:
+    """Turn packs into shards of codes, for training the language model. Needs gpa[train,data]."""
+    _require_torch()
+    from gpa.training.jobs import tokenise
+
+    for shard, count in tokenise(codec, glm, work, packs, out):
+        typer.echo(f"{shard} {count} utterances")
+
+
+def tokenizer(
+    part: Annotated[Part, typer.Argument(help="Which of the two tokenizers.")],
+    job: Job,
+    work: Work,
+) -> None:
+    """Train a tokenizer; resumes where it was stopped. Several processes: torchrun -m gpa train tokenizer ..."""
+    _require_torch()
+    from gpa.training import jobs
+
+    _report((jobs.train_codec if part is Part.codec else jobs.train_linguistic)(job, work))
+
+
+def lm(job: Job, work: Work) -> None:
+    """Train the language model; resumes where it was stopped. Several processes: torchrun -m gpa train lm ..."""
+    _require_torch()
+    from gpa.training import jobs
+
+    _report(jobs.train_lm(job, work))
+
+
+def assemble(
+    job: Job,
+    work: Work,
+    out: OutFolder,
+    recipe: Annotated[str, typer.Option("--recipe", help="Commit of the recipe, for the card.")] = "",
+) -> None:
+    """Put trained parts together to a checkpoint with voices and card; then run gpa convert on it."""
+    _require_torch()
+    from gpa.training.assemble import assemble as put_together
+
+    put_together(job, work, out, recipe)
+    note(f"{out}: next, gpa convert {out}")
+
+
+def _require_torch() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise MissingExtra("torch", "train")
+
+
+def _report(rows: Iterable[Mapping[str, float]]) -> None:
+    for row in rows:
+        typer.echo("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
