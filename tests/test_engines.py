@@ -300,6 +300,10 @@ def test_a_missing_or_damaged_export_says_what_to_do(checkpoint: Checkpoint, tmp
     path.write_text("<net>")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         OpenVINOEngine(tmp_path)
+    for text in ("{", "{}", "[]", '{"heads": [1]}'):
+        path.with_suffix(".json").write_text(text)
+        with pytest.raises(CheckpointError, match="gpa convert"):
+            OpenVINOEngine(tmp_path)
     path.with_suffix(".json").unlink()
     with pytest.raises(CheckpointError, match="gpa convert"):
         OpenVINOEngine(tmp_path)

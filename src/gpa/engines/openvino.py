@@ -1,6 +1,6 @@
 """The default engine on CPU: openvino-genai's ContinuousBatchingPipeline over an IR written by `export_openvino`.
 
-Batching, the prefix cache and sampling are the pipeline's. What is ours: each generation has its own queue, and
+Batching, the cache and sampling are the pipeline's. What is ours: each generation has its own queue, and
 whichever caller needs an id next runs one step for everybody. No thread of our own: nothing runs when nobody reads.
 """
 
@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from gpa.engines.base import Context, Sampling, Token
 from gpa.engines.heads import Head, merge
 from gpa.errors import CheckpointError, EngineError, LimitError
 
-XML = "openvino_model.xml"
+XML = "openvino_model.xml"  # the name that openvino-genai looks for
 BLOCK = 32  # ids in one block of OpenVINO's paged cache on CPU
+PREFILL = 1024  # ids fed in one step; a prompt cut in two rounds otherwise than the whole, so few should be cut
 BIG = 200_000_000  # bytes of weights from which a second thread pays (measured: at 20 MB it costs speed on a busy machine)
 
 
@@ -44,15 +45,15 @@ class OpenVINOEngine:
             ) from error
         self._tensor, self._config = openvino.Tensor, openvino_genai.GenerationConfig
         self._status = openvino_genai.GenerationStatus
-        card = _read_card(Path(folder))
-        self._size = int(card["vocab_size"])
-        self._heads = [Head.from_json(head) for head in card["heads"]]
-        exact = card["precision"] == "f32"
-        blocks = int(cache_gb * 1e9 / (int(card["cached_numbers_per_id"]) * BLOCK * (4 if exact else 2)))
+        card = _Card.load(Path(folder))
+        self._size, self._heads = card.vocab_size, card.heads
+        exact = card.precision == "f32"
+        blocks = int(cache_gb * 1e9 / (card.cached_numbers_per_id * BLOCK * (4 if exact else 2)))
         self._capacity = blocks * BLOCK
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = max(blocks, 1)
-        scheduler.enable_prefix_caching = True
+        scheduler.max_num_batched_tokens = PREFILL
+        scheduler.enable_prefix_caching = False  # a prompt's rest rounds otherwise than the whole, and the cache fills for good
         properties = _properties(Path(folder), threads, exact)
         try:
             self._pipeline: Any = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
@@ -72,7 +73,10 @@ class OpenVINOEngine:
     def close(self) -> None:
         """Free the model; running generations end with an EngineError."""
         with self._lock:
-            self._pipeline = None
+            if self._pipeline is not None:
+                self._left += [request for request in self._live if not request.finished]
+                self._step()  # a pipeline must not be freed with requests in it
+                self._pipeline = None
 
     def _stream(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
         request = self._submit(prompt, sampling)
@@ -144,7 +148,7 @@ class OpenVINOEngine:
         while self._left:
             left = self._left.popleft()
             left.handle.cancel()
-            left.finished = True
+            left.finished, left.error = True, "this engine is closed"  # whoever still reads it learns why
         self._live = [request for request in self._live if not request.finished]
         try:
             if pipeline.has_non_finished_requests():
@@ -195,16 +199,26 @@ def _legal(allowed: Sequence[range], stop: Sequence[int]) -> tuple[range, ...]:
     return merge([*allowed, *stop])
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+class _Card(NamedTuple):
     """What `export_openvino` wrote beside the model."""
-    if not (folder / XML).is_file():
-        raise CheckpointError(f"{folder} holds no {XML}: make it with `gpa convert {folder}`")
-    path = (folder / XML).with_suffix(".json")
-    try:
-        card: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): make it anew with `gpa convert {folder}`") from error
-    return card
+
+    vocab_size: int
+    precision: str
+    cached_numbers_per_id: int
+    heads: list[Head]
+
+    @classmethod
+    def load(cls, folder: Path) -> _Card:
+        """Read it. Raises CheckpointError."""
+        if not (folder / XML).is_file():
+            raise CheckpointError(f"{folder} holds no {XML}: make it with `gpa convert {folder}`")
+        path = (folder / XML).with_suffix(".json")
+        try:
+            raw = json.loads(path.read_text())
+            heads = [Head.from_json(head) for head in raw["heads"]]
+            return cls(int(raw["vocab_size"]), raw["precision"], int(raw["cached_numbers_per_id"]), heads)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error!r}): make it anew with `gpa convert {folder}`") from error
 
 
 def _properties(folder: Path, threads: int | None, exact: bool) -> dict[str, Any]:

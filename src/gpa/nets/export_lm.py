@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gpa.engines.base import Context
 from gpa.engines.heads import Head, heads_of
+from gpa.engines.openvino import XML
 from gpa.errors import CheckpointError
 from gpa.nets.weights import Weights
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from openvino import Model, Node
 
 Precision = Literal["f32", "f16", "int8"]
-XML = "openvino_model.xml"  # the name openvino-genai looks for
 
 
 @dataclass(frozen=True)
