@@ -49,6 +49,9 @@ class FactorizedVQ(nn.Module):
 class FSQ(nn.Module):
     """Finite scalar quantisation (Mentzer et al. 2023): each dimension rounded to one of `levels[i]` values."""
 
+    basis: Tensor
+    level_counts: Tensor
+
     def __init__(self, dim: int, levels: list[int]) -> None:
         super().__init__()
         self.levels = levels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -160,7 +162,8 @@ class ScaledRMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> same."""
-        return F.normalize(x, dim=-1) * x.shape[-1] ** 0.5 * self.gamma
+        out: Tensor = F.normalize(x, dim=-1) * x.shape[-1] ** 0.5 * self.gamma
+        return out
 
 
 class Perceiver(nn.Module):
@@ -186,7 +189,8 @@ class Perceiver(nn.Module):
         """(B, T, context_dim) -> (B, token_num, dim)."""
         context = self.proj_context(frames)
         x = self.latents.expand(len(frames), -1, -1)
-        for attention, feed_forward in self.layers:
+        for layer in self.layers:
+            attention, feed_forward = cast(nn.ModuleList, layer)
             x = attention(x, context) + x
             x = feed_forward(x) + x
         out: Tensor = self.norm(x)

@@ -7,6 +7,7 @@ the first convolutions spend it, three frames at most each, and the rest are cau
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ class AdaLN(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (B, T, dim), condition (B, condition_dim) -> (B, T, dim)."""
         y = F.layer_norm(x, (self.dim,), eps=EPS)
-        return y * self.scale(condition)[:, None] + self.shift(condition)[:, None]
+        out: Tensor = y * self.scale(condition)[:, None] + self.shift(condition)[:, None]
+        return out
 
 
 def _norm(dim: int, condition_dim: int) -> nn.Module:
@@ -66,7 +68,8 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """(B, T, dim) -> same."""
         y = _apply(self.norm, _convolve(self.dwconv, x, self.right), condition)
-        return x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+        out: Tensor = x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+        return out
 
 
 def _spend(lookahead: int | None) -> Iterator[int]:
@@ -85,11 +88,12 @@ class VocosBackbone(nn.Module):
         self, input_dim: int, dim: int, intermediate_dim: int, layers: int, condition_dim: int = 0, lookahead: int | None = None
     ) -> None:
         super().__init__()
-        rights = _spend(lookahead)
-        self.right = next(rights)
+        rights = list(islice(_spend(lookahead), layers + 1))
+        self.right = rights[0]
+        self.context = sum(KERNEL - 1 - right for right in rights), sum(rights)  # frames seen before and after a frame
         self.embed = nn.Conv1d(input_dim, dim, KERNEL)
         self.norm = _norm(dim, condition_dim)
-        self.convnext = nn.ModuleList([ConvNeXtBlock(dim, intermediate_dim, condition_dim, next(rights)) for _ in range(layers)])
+        self.convnext = nn.ModuleList([ConvNeXtBlock(dim, intermediate_dim, condition_dim, right) for right in rights[1:]])
         self.final_layer_norm = nn.LayerNorm(dim, eps=EPS)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -99,12 +103,6 @@ class VocosBackbone(nn.Module):
             x = block(x, condition)
         out: Tensor = self.final_layer_norm(x)
         return out
-
-    @property
-    def context(self) -> tuple[int, int]:
-        """Frames seen before and after a frame."""
-        rights = [self.right, *(block.right for block in self.convnext)]
-        return sum(KERNEL - 1 - r for r in rights), sum(rights)
 
 
 class SamplingBlock(nn.Module):

@@ -6,18 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _split(conv: nn.Conv1d | nn.ConvTranspose1d) -> None:
-    """Replace `weight` by its direction and its length per slice of dim 0."""
-    weight = conv.weight.detach()
+def _split(conv: nn.Module, weight: Tensor) -> tuple[nn.Parameter, nn.Parameter]:
+    """Take `weight` out of a convolution -> its length per slice of dim 0, and its direction."""
     del conv._parameters["weight"]
-    conv.weight_g = nn.Parameter(weight.norm(dim=(1, 2), keepdim=True))
-    conv.weight_v = nn.Parameter(weight)
+    return nn.Parameter(weight.detach().norm(dim=(1, 2), keepdim=True)), nn.Parameter(weight.detach())
 
 
-def _joined(conv: nn.Module) -> Tensor:
-    v: Tensor = conv.weight_v
-    g: Tensor = conv.weight_g
-    return v * (g / v.norm(dim=(1, 2), keepdim=True))
+def _joined(g: Tensor, v: Tensor) -> Tensor:
+    weight: Tensor = v * (g / v.norm(dim=(1, 2), keepdim=True))
+    return weight
 
 
 class NormedConv1d(nn.Conv1d):
@@ -25,11 +22,12 @@ class NormedConv1d(nn.Conv1d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int = 1, padding: int = 0) -> None:
         super().__init__(inputs, outputs, kernel, dilation=dilation, padding=padding)
-        _split(self)
+        self.weight_g, self.weight_v = _split(self, self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, T) -> (B, outputs, T')."""
-        return self._conv_forward(x, _joined(self), self.bias)
+        out: Tensor = self._conv_forward(x, _joined(self.weight_g, self.weight_v), self.bias)
+        return out
 
 
 class NormedConvTranspose1d(nn.ConvTranspose1d):
@@ -37,8 +35,10 @@ class NormedConvTranspose1d(nn.ConvTranspose1d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=padding)
-        _split(self)
+        self.step, self.cut = stride, padding
+        self.weight_g, self.weight_v = _split(self, self.weight)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(B, inputs, T) -> (B, outputs, T * stride)."""
-        return F.conv_transpose1d(x, _joined(self), self.bias, self.stride, self.padding)
+        out: Tensor = F.conv_transpose1d(x, _joined(self.weight_g, self.weight_v), self.bias, self.step, self.cut)
+        return out
