@@ -35,9 +35,10 @@ Source: TypeAlias = "Target | bytes"
 RATES = range(4_000, 384_001)  # Hz, legal sample rates
 MAX_SECONDS = 3_600.0  # of one decoded array; longer sounds go through `blocks`
 MAX_BYTES = 1 << 30  # of one decoded array
+LOUDEST = 1_000.0  # times full scale; what lies beyond is no sound, or was never scaled
 
-# Demuxers that read one plain file. Playlists and the like are left out: they would open other files and addresses.
-_DEMUXERS = "wav,w64,aiff,au,caf,mp3,flac,ogg,aac,mov,matroska,mpegts,mpeg,avi,flv,asf,amr,ac3,eac3,wv,ape,tta"
+# Left out: playlists and the like, which would open other files and addresses; AVI, which takes any size a file claims.
+_DEMUXERS = "wav,w64,aiff,au,caf,mp3,flac,ogg,aac,mov,matroska,mpegts,mpeg,flv,asf,amr,ac3,eac3,wv"
 _OPEN = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"}
 
 
@@ -91,8 +92,7 @@ def blocks(source: Source, sample_rate: int, seconds: float, max_seconds: float 
     size = round(seconds * sample_rate)
     if size < 1:
         raise AudioError(f"a block of {seconds} s at {sample_rate} Hz holds no sample (legal: at least one)")
-    held: list[Wav] = []
-    count = 0
+    held, count = list[Wav](), 0
     for wav in _resampled(source, sample_rate, max_seconds):
         held.append(wav)
         count += len(wav)
@@ -109,8 +109,7 @@ def as_wav(array: Any, rate_in: int, rate_out: int) -> Wav:
     """An array at `rate_in` Hz -> (T,) float32 at `rate_out` Hz.
 
     Legal: float of any width (full scale 1) or int16 (full scale 32768), of shape (T,), (T, 1) or (1, T).
-    Raises AudioError: another dtype or shape, several channels (which axis is time cannot be known), no samples,
-    NaN or infinite samples.
+    Raises AudioError: another dtype or shape (which axis is time cannot be known), no samples, NaN or infinite ones.
     """
     wav = _checked(array)
     if not len(wav):
@@ -127,7 +126,7 @@ class Resampler:
             raise AudioError(f"cannot convert {rate_in} Hz to {rate_out} Hz (legal: {RATES.start}..{RATES.stop - 1})")
         self._stream: Any = None
         if rate_in != rate_out:
-            import soxr  # type: ignore[import-untyped]
+            import soxr
 
             self._stream = soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32")
 
@@ -200,7 +199,6 @@ class Encoder:
             self._mux(frame)
 
     def _mux(self, frame: av.AudioFrame | None) -> None:
-        """Write a frame; None ends the file."""
         from av import FFmpegError
 
         try:
@@ -238,7 +236,6 @@ def save(target: Target, wav: Wav, sample_rate: int, format: str | None = None, 
 
 
 def _encode_into(file: BinaryIO, wav: Wav, sample_rate: int, format: str, out_rate: int | None) -> None:
-    """Encode through a seekable file, ten seconds at a time."""
     wav = as_wav(wav, sample_rate, sample_rate)
     encoder = Encoder(format, sample_rate, out_rate=out_rate, file=file)
     for start in range(0, len(wav), 10 * sample_rate):
@@ -309,7 +306,7 @@ def _decoded(source: Source) -> Iterator[tuple[int, Wav]]:
             try:
                 packet = next(packets, None)  # None after the last one, and after an error of the container
                 wavs = [_mono(frame) for frame in packet.decode()] if packet is not None else []
-            except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: a sample format numpy has not
+            except (av.FFmpegError, OSError, ValueError, LookupError, RuntimeError) as error:  # all of them seen on damaged files
                 if not isinstance(error, av.error.InvalidDataError):
                     raise AudioError(f"{name}: reading failed: {error}") from error
                 damaged += 1
@@ -324,12 +321,16 @@ def _decoded(source: Source) -> Iterator[tuple[int, Wav]]:
 
 def _mono(frame: av.AudioFrame) -> tuple[int, Wav]:
     """One frame, any sample format and layout -> (sample rate in Hz, mean of the channels)."""
+    from av import AudioResampler
+
+    if frame.format.is_planar and frame.layout.nb_channels > 7:  # PyAV (12 to 18) reads past the planes of such a frame
+        (frame,) = AudioResampler("flt").resample(frame)
     array = frame.to_ndarray()
     array = array if frame.format.is_planar else array.reshape(frame.samples, -1).T  # (1, T * C) -> (C, T)
     if array.dtype.kind in "iu":
         middle = 2 ** (8 * array.dtype.itemsize - 1)
         array = (array - np.float32(middle if array.dtype.kind == "u" else 0)) / np.float32(middle)
-    return frame.sample_rate, _finite(array[0] if len(array) == 1 else array.mean(axis=0, dtype=np.float32))
+    return frame.sample_rate, _finite(array)
 
 
 @contextmanager
@@ -368,7 +369,6 @@ def _file(source: Source) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def _found(file: BinaryIO) -> str:
-    """What stands in a file that is no audio."""
     with suppress(OSError, AttributeError):
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -376,12 +376,13 @@ def _found(file: BinaryIO) -> str:
     return "a stream that cannot be rewound"
 
 
-def _finite(wav: NDArray[Any]) -> Wav:
-    with np.errstate(over="ignore"):  # a float64 too large for float32 becomes infinite, and is found
-        wav = np.ascontiguousarray(wav, dtype=np.float32)
-    bad = len(wav) - int(np.isfinite(wav).sum())
+def _finite(array: NDArray[Any]) -> Wav:
+    """(T,) or (C, T) -> the mean of the channels, checked to be numbers."""
+    with np.errstate(all="ignore"):  # what overflows float32 becomes infinite, and is found
+        wav = np.ascontiguousarray(array if array.ndim == 1 else array.mean(axis=0), dtype=np.float32)
+    bad = len(wav) - int((np.abs(wav) <= LOUDEST).sum())  # NaN compares false
     if bad:
-        raise AudioError(f"{bad} of {len(wav)} samples are NaN or infinite (legal: finite numbers)")
+        raise AudioError(f"{bad} of {len(wav)} samples are NaN, infinite or beyond {LOUDEST:g} (legal: floats with full scale 1)")
     return wav
 
 
