@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import fakes
 from gpa import audio, hub
-from gpa.cli import app
+from gpa.cli import app, options
 from gpa.pipeline import GPA
 from gpa.results import Speech
 
@@ -146,8 +146,10 @@ def test_asr_in_every_format() -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_asr_of_stdin_silence_and_many_files(tmp_path: Path) -> None:
-    assert run("asr", "-", stdin=Path(CLIP).read_bytes()) == (0, "Hello there.\n", "")
+def test_asr_of_stdin_silence_and_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    for spool in (options.SPOOL, 1000):  # in memory, and as a temporary file
+        monkeypatch.setattr(options, "SPOOL", spool)
+        assert run("asr", "-", stdin=Path(CLIP).read_bytes()) == (0, "Hello there.\n", "")
     for name in ("a.wav", "b.wav"):
         Speech(np.zeros(16_000, np.float32), 16_000).save(name)
     assert run("asr", "a.wav") == (0, "\n", "")

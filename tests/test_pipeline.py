@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import wave
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -337,6 +338,30 @@ def test_the_tokenizer_must_fit_the_config(tmp_path: Path) -> None:
     (tmp_path / "bad" / "config.json").write_text('{"model_type": "qwen3", "vocab_size": 20}')
     with pytest.raises(CheckpointError, match=r"the tokenizer has \d+ ids, config.json 20"):
         GPA(hub.resolve(tmp_path / "bad"), fakes.Engine(lambda _: []))
+
+
+def test_the_codec_must_fit_the_tokenizer(nano_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(nano_checkpoint, tmp_path / "bad")
+    config = tmp_path / "bad" / "BiCodec" / "config.yaml"
+    config.write_text(config.read_text().replace("codebook_size: 128", "codebook_size: 64"))
+    with gpa.load(tmp_path / "bad") as made, pytest.raises(CheckpointError, match="the codec has 64 semantic codes, the tokenizer 128"):
+        made.tts("hello")
+
+
+def test_a_whole_checkpoint_does_every_task(nano_checkpoint: Path) -> None:
+    """Random weights, but the real engine and the real nets."""
+    with gpa.load(nano_checkpoint) as made:
+        speech = made.tts("Hello there.", voice="bob", seed=2)
+        assert np.isfinite(speech.wav).all()
+        assert len(speech.wav) % 640 == 0  # whole codes of 40 ms
+        assert np.array_equal(np.concatenate(list(made.stream_tts("Hello there.", voice="bob", seed=2))), speech.wav)
+        assert not np.array_equal(made.tts("Hello there.", voice="bob", seed=3).wav[: len(speech.wav)], speech.wav)
+        assert made.asr(CLIP) == made.asr(audio.decode(CLIP, RATE))
+        voice = made.voice(CLIP)
+        assert len(voice.codes) == 4
+        swap = made.vc(CLIP, voice, seed=1)
+        assert np.array_equal(np.concatenate(list(made.stream_vc(CLIP, voice, seed=1))), swap.wav)
+        assert 4 < swap.duration < 6
 
 
 def test_unknown_engine_and_device(tmp_path: Path) -> None:

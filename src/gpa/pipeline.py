@@ -46,7 +46,7 @@ SILENT = 1e-3  # peak of a clip without a voice in it
 def load(checkpoint: str | Path = hub.NANO, engine: str = "auto", device: str = "auto", *, allow_download: bool | None = None) -> GPA:
     """A model, from the checkpoint in the package, a folder or a published id (`gpa.hub.resolve`).
 
-    engine: one of `gpa.engines.ENGINES`, or auto. device: auto is the CPU unless the engine knows better.
+    engine: one of `gpa.engines.choose.ENGINES`, or auto. device: auto is the CPU unless the engine knows better.
     Raises CheckpointError, EngineError, MissingExtra.
     """
     return GPA(hub.resolve(checkpoint, allow_download), engine, device)
@@ -78,7 +78,10 @@ class GPA:
         """The codec: semantic and global codes <-> sound."""
         from gpa.tokenizers.bicodec import BiCodec
 
-        return BiCodec(self.checkpoint.bicodec)
+        codec, book = BiCodec(self.checkpoint.bicodec), self.vocab.bicodec_semantic
+        if codec.codebook_size != book.size:
+            raise CheckpointError(f"{codec.folder}: the codec has {codec.codebook_size} semantic codes, the tokenizer {book.size}")
+        return codec
 
     @cached_property
     def glm(self) -> GLMTokenizer:

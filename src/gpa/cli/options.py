@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpa.audio import Source
     from gpa.pipeline import GPA, Stream
 
-SPOOL = 64 << 20  # bytes of standard input kept in memory; the rest goes to a temporary file
+SPOOL = 64 << 20  # bytes of standard input kept in memory; more go to a temporary file
 
 Checkpoint: TypeAlias = Annotated[str, typer.Option("--checkpoint", "-c", help="nano, a checkpoint folder, or a published id.")]
 EngineName: TypeAlias = Annotated[str, typer.Option("--engine", help="auto, openvino or transformers.")]
@@ -56,14 +56,19 @@ def read_text(text: str) -> str:
 
 @contextmanager
 def sound_from(name: str) -> Iterator[Source]:
-    """A path as it is; - is standard input, made seekable."""
+    """A path as it is; - is standard input, whole."""
     if name != "-":
         yield name
         return
-    with tempfile.SpooledTemporaryFile(max_size=SPOOL) as file:
+    head = sys.stdin.buffer.read(SPOOL)
+    if len(head) < SPOOL:
+        yield head
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(head)
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.seek(0)
-        yield file  # type: ignore[misc]  # a BinaryIO in all but name
+        yield file
 
 
 def check_out(out: str, as_json: bool = False) -> None:
