@@ -35,12 +35,12 @@ def encode_batch(net: WhisperVQ, mel: WhisperMel, wavs: list[NDArray[np.float32]
     batch = torch.zeros(len(wavs), (max(lengths) + TAIL) * HOP)
     for row, wav in zip(batch, wavs, strict=True):
         row[: len(wav)] = torch.from_numpy(wav)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=_fast_bf16()):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
         states = net.hidden_states(mel(batch), torch.tensor(lengths) + TAIL)
     return [(states[-1][i, :n], [s[i, :n] for s in states]) for i, n in enumerate(lengths)]
 
 
-def _fast_bf16() -> bool:
+def fast_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 natively."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

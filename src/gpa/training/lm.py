@@ -50,7 +50,9 @@ class Scorer:
 
     def __init__(self, lm: LM, vocab: Vocab, compile: bool = False) -> None:
         self.lm, self.vocab = lm, vocab
-        self.forward = torch.compile(lm, dynamic=True) if compile else lm
+        if compile:  # layer by layer: eight layers share what one of them took to compile
+            for layer in lm.model.layers:
+                layer.compile(dynamic=True)
         self._legal: dict[str, tuple[Tensor, Tensor]] = {}
 
     def legal(self, task: str, prompt: Prompt) -> tuple[Tensor, Tensor]:
@@ -65,7 +67,7 @@ class Scorer:
     def __call__(self, batch: LMBatch, guide: bool) -> tuple[Tensor, Tensor, Tensor]:
         """-> nats per target id, share of ids guessed right, guided-attention cost."""
         watched: list[Tensor] | None = [] if guide else None
-        hidden = self.forward(batch.ids, watched, GUIDED_LAYERS if guide else ())
+        hidden = self.lm(batch.ids, watched, GUIDED_LAYERS if guide else ())
         rows, index = self.legal(batch.task, batch.prompts[0])
         keep = batch.labels != IGNORED
         scores = self.lm.head(hidden[keep], rows).float()

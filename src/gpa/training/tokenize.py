@@ -14,7 +14,7 @@ from gpa.data.shards import TokenisedUtterance, write_shard
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.mel import WhisperMel
 from gpa.nets.whisper import WhisperVQ
-from gpa.training.features import BATCH, HOP, encode_batch, pack_wav
+from gpa.training.features import BATCH, HOP, encode_batch, fast_bf16, pack_wav
 
 REFERENCE_SECONDS = 6
 Triple = tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.uint16]]
@@ -32,10 +32,11 @@ class PackTokenizer:
     def encode(self, wav: NDArray[np.float32], features: Tensor) -> Triple:
         """Wave (T,), T a multiple of 1280, and features (T / 320, C) -> semantic (T / 640,), linguistic (T / 1280,)
         and global codes. The last of the concatenated layers is the linguistic tokenizer's input."""
-        semantic = self.codec.tokenize(features[None])[0]
-        linguistic = self.glm.quantize(self.glm.pooled(features[None, :, -self.glm.config.d_model :]))[0]
-        clip = np.resize(wav, REFERENCE_SECONDS * 16_000)
-        voice = self.codec.tokenize_voice(torch.from_numpy(clip)[None])[0]
+        clip = torch.from_numpy(np.resize(wav, REFERENCE_SECONDS * 16_000))[None]
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
+            semantic = self.codec.tokenize(features[None])[0]
+            linguistic = self.glm.quantize(self.glm.pooled(features[None, :, -self.glm.config.d_model :]))[0]
+            voice = self.codec.tokenize_voice(clip)[0]
         return tuple(codes.numpy().astype(np.uint16) for codes in (semantic, linguistic, voice))  # type: ignore[return-value]
 
     def _features(self, wavs: list[NDArray[np.float32]]) -> list[Tensor]:
