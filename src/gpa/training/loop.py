@@ -78,6 +78,7 @@ class Loop:
         """Train to the last step. `losses(draw)` gives weighted losses and figures only to be reported; `after` runs
         after each update; `extra()` is saved with the state. The first worker yields means every `every` steps."""
         sums: dict[str, float] = {}
+        since = self.step  # where the running means begin
         started, cpu = time.monotonic(), time.process_time()
         while self.step < self.schedule.steps:
             for name, value in self._update(losses, weights).items():
@@ -88,8 +89,8 @@ class Loop:
                 continue
             if self.step % every == 0:
                 elapsed = {"seconds": time.monotonic() - started, "cpu": time.process_time() - cpu}
-                yield {"step": self.step, **elapsed, **{name: total / every for name, total in sums.items()}}
-                sums = {}
+                yield {"step": self.step, **elapsed, **{name: total / (self.step - since) for name, total in sums.items()}}
+                sums, since = {}, self.step
             if self.checkpoints.due() or self.step == self.schedule.steps:
                 self.save(extra())
         self.workers.leave()
