@@ -212,7 +212,7 @@ class SilentWav:
         return data + b"\x80" * size
 
 
-@pytest.mark.parametrize("seconds", [900, pytest.param(3 * 3600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [300, pytest.param(3 * 3600, marks=pytest.mark.slow)])
 def test_hours_in_flat_memory(seconds: int) -> None:
     tracemalloc.start()
     try:
@@ -220,7 +220,7 @@ def test_hours_in_flat_memory(seconds: int) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 3e6, f"{peak / 1e6:.1f} MB"  # the whole is 14 or 173 MB
+    assert peak < 3e6, f"{peak / 1e6:.1f} MB"  # the whole is 5 or 173 MB
     with pytest.raises(LimitError, match="longer than 60 s"):
         decode(SilentWav(seconds), 4_000, max_seconds=60)
 

@@ -1,8 +1,7 @@
 """Any container in, any container out: the only file that opens audio.
 
-In: a path, bytes or a binary file of any container PyAV reads, 4 to 384 kHz, any channels; out: float32 mono (T,)
-at the rate asked for. `decode` drains `blocks`; `encode` and `save` drain an `Encoder`: one code path each way, and the
-result never depends on how the sound was cut. Anything wrong is an AudioError, anything too large a LimitError.
+A path, bytes or a binary file, 4 to 384 kHz, any channels -> float32 mono (T,) at the rate asked for, and back. `decode`
+drains `blocks`, `encode` and `save` drain an `Encoder`: the result never depends on how the sound was cut.
 """
 
 from __future__ import annotations
@@ -78,8 +77,7 @@ def decode(source: Source, sample_rate: int, max_seconds: float | None = MAX_SEC
     parts, held = [], 0
     for wav in blocks(source, sample_rate, 10.0, max_seconds):
         parts.append(wav)
-        held += wav.nbytes
-        if held > max_bytes:
+        if (held := held + wav.nbytes) > max_bytes:
             raise LimitError(f"the sound exceeds {max_bytes} bytes as float32 at {sample_rate} Hz (legal: up to {max_bytes})")
     return np.concatenate(parts)
 
@@ -162,8 +160,7 @@ class Encoder:
             raise AudioError(f"{format} cannot hold {self.rate} Hz (legal: {', '.join(map(str, rates))})")
         self._resampler = Resampler(sample_rate, self.rate)
         self._pipe = _Pipe()
-        self._written = 0  # samples at `rate`
-        self._fed = self._flushed = False
+        self._written, self._fed, self._flushed = 0, False, False  # samples, anything pushed, flush called
         options = {"flush_packets": "1", "fflags": "+bitexact", **self.format.options}  # bitexact: no random serial numbers
         self._container = av.open(file or self._pipe, "w", format=self.format.container, options=options)
         self._stream = cast("AudioStream", self._container.add_stream(self.format.codec, rate=self.rate))
@@ -187,6 +184,10 @@ class Encoder:
             self._mux(None)
         self._flushed = True
         return self._pipe.drain()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # dropped half-way; PyAV before 18 crashes when an open container is collected
+            self._container.close()
 
     def _write(self, wav: Wav) -> None:
         from av import AudioFrame
@@ -270,8 +271,7 @@ class _Pipe(io.BytesIO):
 
     def drain(self) -> bytes:
         data = self.getvalue()
-        self.seek(0)
-        self.truncate()
+        self.truncate(self.seek(0))
         return data
 
 
@@ -321,9 +321,9 @@ def _decoded(source: Source) -> Iterator[tuple[int, Wav]]:
 
 def _mono(frame: av.AudioFrame) -> tuple[int, Wav]:
     """One frame, any sample format and layout -> (sample rate in Hz, mean of the channels)."""
-    from av import AudioResampler
-
     if frame.format.is_planar and frame.layout.nb_channels > 7:  # PyAV (12 to 18) reads past the planes of such a frame
+        from av import AudioResampler
+
         (frame,) = AudioResampler("flt").resample(frame)
     array = frame.to_ndarray()
     array = array if frame.format.is_planar else array.reshape(frame.samples, -1).T  # (1, T * C) -> (C, T)
