@@ -73,7 +73,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class _TaskSampling:
+class TaskSampling:
     """What generation_config.json may say of one task."""
 
     temperature: float | None = None
@@ -158,14 +158,14 @@ def read(folder: Path, name: str) -> Checkpoint:
 def _sampling(path: Path) -> dict[str, Sampling]:
     """The defaults, changed by the objects `asr`, `tts` and `vc` of generation_config.json; its other keys are transformers'."""
     raw = strict.load_json(path, CheckpointError) if path.exists() else {}
-    said = {task: strict.parse(_TaskSampling, raw.get(task, {}), f"{path}: {task}", CheckpointError) for task in TASKS}
+    said = {task: strict.parse(TaskSampling, raw.get(task, {}), f"{path}: {task}", CheckpointError) for task in TASKS}
     try:
         return {task: _changed(_SAMPLING[task], said[task]) for task in TASKS}
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _changed(sampling: Sampling, said: _TaskSampling) -> Sampling:
+def _changed(sampling: Sampling, said: TaskSampling) -> Sampling:
     changes = {key: value for key, value in vars(said).items() if value is not None}
     return Sampling(**{**vars(sampling), **changes})
 

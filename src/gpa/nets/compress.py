@@ -1,6 +1,6 @@
 """Smaller ONNX files: weights stored in int8 or float16, computed in float32.
 
-int8: matrices of MatMul and Gemm, one symmetric scale per output channel (DequantizeLinear). float16: all else that is
+int8: weights of MatMul, Gemm and Conv, one symmetric scale per output channel (DequantizeLinear). float16: all else that is
 large (Cast). Left alone: small tensors, and what codes and spectra are read from, where rounding would move codes.
 """
 
@@ -53,8 +53,9 @@ def compress(model: bytes, precision: Precision, strip: str = "") -> bytes:
 
 
 def quantize(matrix: np.ndarray[Any, np.dtype[np.float32]], axis: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(rows, columns) -> int8 codes and one scale per index of `axis`."""
-    scale = np.maximum(np.abs(matrix).max(1 - axis, keepdims=True), 1e-12) / 127
+    """A weight of two or more dimensions -> int8 codes and one scale per index of `axis`."""
+    others = tuple(i for i in range(matrix.ndim) if i != axis)
+    scale = np.maximum(np.abs(matrix).max(others, keepdims=True), 1e-12) / 127
     codes = np.clip(np.rint(matrix / scale), -127, 127).astype(np.int8)
     return codes, scale.ravel().astype(np.float32)
 
@@ -75,9 +76,10 @@ def _rewire(graph: Any, old: str, new: str) -> None:
 
 
 def _matrices(graph: Any) -> dict[str, int]:
-    """Initialisers that are the weight of a MatMul or Gemm -> the axis of their output channels."""
+    """Initialisers that are the weight of a MatMul, Gemm or Conv -> the axis of their output channels."""
     names = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     turned = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose" and node.input[0] in names}
+    wide = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 2}
     axes: dict[str, int] = {}
     varying = _varying(graph)
     for node in graph.node:
@@ -89,6 +91,8 @@ def _matrices(graph: Any) -> dict[str, int]:
                 axes[turned[weight]] = 0
             elif weight in names:
                 axes[weight] = 1
+        elif node.op_type == "Conv" and node.input[1] in wide:
+            axes[node.input[1]] = 0
         elif node.op_type == "Gemm" and node.input[1] in names:
             transposed = any(a.name == "transB" and a.i for a in node.attribute)
             axes[node.input[1]] = 0 if transposed else 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,7 +49,7 @@ class ReleaseJob:
     packs: str
     default_voice: str
     voices: dict[str, VoiceSpec]
-    sampling: dict[str, dict[str, float]]
+    sampling: dict[str, hub.TaskSampling]  # by task
     languages: tuple[str, ...] = ("en",)
 
 
@@ -58,6 +57,9 @@ def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
     """Write the checkpoint of the ReleaseJob at `path` into `out`: weights in float16, voices, generation_config.json
     and card.json. `recipe`: commit of the recipe. Exports come after, by `gpa convert`. Raises GPAError."""
     job = read_job(path, ReleaseJob)
+    unknown = sorted(set(job.sampling) - set(hub.TASKS))
+    if unknown:
+        raise GPAError(f"{path}: sampling of {unknown} (legal: {', '.join(hub.TASKS)})")
     here = path.parent
     codec, glm = trained_codec(here / job.codec, work), trained_glm(here / job.linguistic, work)
     bicodec_folder, glm_folder = out / "BiCodec", out / "glm-4-voice-tokenizer"
@@ -71,7 +73,8 @@ def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
     _write_lm(read_job(here / job.lm, LMJob), work, out)
     for name, spec in job.voices.items():
         _voice(name, spec, work / job.packs, codec).save(out / "voices" / f"{name}.json")
-    (out / "generation_config.json").write_text(json.dumps(_sampling(job.sampling), indent=1) + "\n")
+    sampling = {task: {k: v for k, v in asdict(said).items() if v is not None} for task, said in job.sampling.items()}
+    (out / "generation_config.json").write_text(json.dumps(sampling, indent=1) + "\n")
     credits = [hub.Credit(**asdict(credit)) for credit in manifest.credits(manifest.read(work / job.packs))]
     card = hub.Card(job.name, job.license, job.description, job.languages, recipe, job.default_voice, (*credits, WHISPER))
     (out / "card.json").write_text(json.dumps(asdict(card), indent=1, ensure_ascii=False) + "\n")
@@ -115,10 +118,3 @@ def _voice(name: str, spec: VoiceSpec, packs: Path, codec: BiCodec) -> Voice:
     with torch.inference_mode():
         codes = codec.tokenize_voice(torch.from_numpy(level(np.resize(clip, wanted)))[None])[0]
     return Voice(tuple(codes.tolist()), int(np.prod(codec.config["audio_tokenizer"]["speaker_encoder"]["fsq_levels"])), name)
-
-
-def _sampling(sampling: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
-    unknown = sorted(set(sampling) - set(hub.TASKS))
-    if unknown:
-        raise GPAError(f"sampling of {unknown} (legal: {', '.join(hub.TASKS)})")
-    return dict(sampling)
