@@ -379,7 +379,7 @@ def _found(file: BinaryIO) -> str:
 def _finite(array: NDArray[Any]) -> Wav:
     """(T,) or (C, T) -> the mean of the channels, checked to be numbers."""
     with np.errstate(all="ignore"):  # what overflows float32 becomes infinite, and is found
-        wav = np.ascontiguousarray(array if array.ndim == 1 else array.mean(axis=0), dtype=np.float32)
+        wav = np.ascontiguousarray(array if array.ndim == 1 else array[0] if len(array) == 1 else array.mean(axis=0), dtype=np.float32)
     bad = len(wav) - int((np.abs(wav) <= LOUDEST).sum())  # NaN compares false
     if bad:
         raise AudioError(f"{bad} of {len(wav)} samples are NaN, infinite or beyond {LOUDEST:g} (legal: floats with full scale 1)")
