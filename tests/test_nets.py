@@ -75,7 +75,10 @@ def test_exported_bicodec_equals_torch(checkpoint: Path) -> None:
     assert np.array_equal(voice, codec.tokenize_voice(torch.from_numpy(clip)))
     for count in (1, 37):
         codes = draw.integers(0, 128, (1, count))
-        ours, theirs = nets["decoder"](codes=codes, voice=voice), codec.detokenize(torch.from_numpy(codes), torch.from_numpy(voice))
+        ours, theirs = (
+            nets["decoder"](codes=codes, voice=voice, skip=np.zeros(2)),
+            codec.detokenize(torch.from_numpy(codes), torch.from_numpy(voice)),
+        )
         if isinstance(theirs, Rows):
             close(ours["f0"], theirs.f0, 0.01)  # Hz
             for name in ("voiced", "harmonic", "phase", "noise"):
@@ -114,7 +117,7 @@ def test_compressed_weights(precision: Any, smaller: float, error: float, tmp_pa
         export_bicodec(codec, tmp_path / kind, kind)
         sizes[kind] = (tmp_path / kind / "encoder.onnx").stat().st_size
         codes[kind] = load_net(tmp_path / kind / "encoder.onnx", 1)(features=features)["codes"]
-        rows[kind] = load_net(tmp_path / kind / "decoder.onnx", 1)(codes=np.arange(30)[None], voice=np.arange(4)[None])
+        rows[kind] = load_net(tmp_path / kind / "decoder.onnx", 1)(codes=np.arange(30)[None], voice=np.arange(4)[None], skip=np.zeros(2))
         load_net(tmp_path / kind / "speaker.onnx", 1)(wav=speech(8000)[None])
     assert sizes[precision] < smaller * sizes["f32"]
     assert np.mean(codes[precision] == codes["f32"]) > 0.8  # random nets sit near their borders

@@ -168,7 +168,7 @@ def test_decode_equals_the_net_over_all_codes(codecs: dict[str, BiCodec], flavou
     """Windows change nothing: the samples are those of one pass over everything."""
     codec = codecs[flavour]
     codes, voice = codes_of(200), np.arange(codec.token_num)
-    out = codec.decoder(codes=codes[None], voice=voice[None])
+    out = codec.decoder(codes=codes[None], voice=voice[None], skip=np.zeros(2))
     if codec.parametric:
         rows = Rows(*(out[name][0] for name in Rows._fields))
         expected = whole(rows, 640, 160)
@@ -181,13 +181,13 @@ def test_decode_equals_the_net_over_all_codes(codecs: dict[str, BiCodec], flavou
 def test_speech_starts_early_and_windows_stay_bounded(codecs: dict[str, BiCodec], flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
     codec = codecs[flavour]
     net, seen = codec.decoder, []
-    monkeypatch.setitem(codec.__dict__, "decoder", lambda codes, voice: seen.append(codes.shape[1]) or net(codes=codes, voice=voice))
+    monkeypatch.setitem(codec.__dict__, "decoder", lambda codes, **rest: seen.append(codes.shape[1]) or net(codes=codes, **rest))
     stream = codec.stream(range(codec.token_num))
     first = next(i for i, code in enumerate(codes_of(400), 1) if len(stream.push([code])))
-    assert first <= 0.16 * codec.frame_rate + codec.context[1] + 1
+    assert first <= 0.16 * codec.frame_rate + codec.field.after + 1
     stream.push(codes_of(2000))
     stream.flush()
-    longest = 4 * codec.frame_rate + sum(codec.context)
+    longest = 4 * codec.frame_rate + (codec.field.before + codec.field.after)
     assert max(seen[:-1]) == longest
     assert sum(seen) < (2400 + first) * longest / (4 * codec.frame_rate) * 1.5
 
@@ -206,7 +206,7 @@ def test_shorter_lookahead(codecs: dict[str, BiCodec], flavour: str) -> None:
     codes, voice = codes_of(150), range(codec.token_num)
     whole = codec.decode(codes, voice)
     errors = []
-    for lookahead in (0, codec.context[1] // 2, codec.context[1]):
+    for lookahead in (0, codec.field.after // 2, codec.field.after):
         stream = codec.stream(voice, lookahead=lookahead)
         wav = np.concatenate([*(stream.push([code]) for code in codes), stream.flush()])
         assert wav.shape == whole.shape
@@ -241,7 +241,7 @@ def sharp(config: dict[str, Any]) -> Net:
 
 def measured(config: dict[str, Any]) -> tuple[int, int]:
     """Codes before and after a code whose change is heard in it."""
-    net, (left, right) = sharp(config), receptive_field(config)
+    net, (left, right, *_) = sharp(config), receptive_field(config)
     middle, count = left + right + 2, 2 * (left + right + 2) + 1
     voice = torch.zeros(1, config["audio_tokenizer"]["speaker_encoder"]["token_num"], dtype=torch.long)
     codes = torch.from_numpy(codes_of(count))[None]
@@ -273,12 +273,12 @@ def shallow(config: dict[str, Any], **prenet: Any) -> dict[str, Any]:
     ids=["nano", "published", "nano-symmetric", "nano-causal", "published-shallow"],
 )
 def test_receptive_field_is_what_is_heard(config: dict[str, Any]) -> None:
-    assert measured(config) == receptive_field(config)
+    assert measured(config) == receptive_field(config)[:2]
 
 
 def test_receptive_field_of_published_and_recipe() -> None:
     """Published: 67 frames of 20 ms either way, structural (12 blocks; 57 of them the prenet's)."""
     config = tiny_bicodec("published")
-    assert receptive_field(shallow(config, vocos_num_layers=12)) == (67, 67)
-    assert receptive_field(shallow(config, vocos_num_layers=3)) == (40, 40)
-    assert receptive_field(yaml.safe_load(RECIPE.read_text())) == (33, 3)
+    assert receptive_field(shallow(config, vocos_num_layers=12))[:2] == (67, 67)
+    assert receptive_field(shallow(config, vocos_num_layers=3))[:2] == (40, 40)
+    assert receptive_field(yaml.safe_load(RECIPE.read_text())) == (33, 3, 13, 2, 2)

@@ -3,7 +3,7 @@
 glm-4-voice-tokenizer/model.onnx  wav (1, T) -> codes (1, ceil(T / 1280)) and, where BiCodec reads them, features (1, frames, C)
 BiCodec/encoder.onnx              features (1, T, C) -> codes (1, N)
 BiCodec/speaker.onnx              wav (1, T) -> voice (1, token_num)
-BiCodec/decoder.onnx              codes (1, N), voice (1, token_num) -> wav (1, T), or the Rows of a source-filter head
+BiCodec/decoder.onnx              codes (1, N), voice (1, token_num), skip (2,) -> wav (1, T), or the Rows of a source-filter head
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ def export_bicodec(codec: BiCodec, folder: Path, precision: Precision = "f32") -
     c = codec.config["audio_tokenizer"]
     features = torch.zeros(1, 24, c["encoder"]["input_channels"])
     codes, voice = torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, c["speaker_encoder"]["token_num"], dtype=torch.long)
+    decoded = {"codes": codes, "voice": voice, "skip": torch.tensor([1, 2])}
     rows = list(Rows._fields) if isinstance(codec.decoder, SourceFilter) else ["wav"]
     folder = Path(folder)
     return [
         _write(EncoderGraph(codec), folder / "encoder.onnx", {"features": features}, ["codes"], precision),
         _write(SpeakerGraph(codec), folder / "speaker.onnx", {"wav": torch.zeros(1, 16_000)}, ["voice"], precision),
-        _write(DecoderGraph(codec), folder / "decoder.onnx", {"codes": codes, "voice": voice}, rows, precision),
+        _write(DecoderGraph(codec), folder / "decoder.onnx", decoded, rows, precision),
     ]
 
 
@@ -111,18 +112,24 @@ class SpeakerGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """Codes and voice -> wave, or the rows of a source-filter head."""
+    """Codes and voice -> wave, or the rows of a source-filter head.
+
+    `skip` frames at the front and at the back are not given to the wave head, which costs most and sees least far."""
 
     def __init__(self, codec: BiCodec) -> None:
         super().__init__()
         self.quantizer, self.prenet, self.decoder = codec.quantizer, codec.prenet, codec.decoder
         self.speaker_encoder = codec.speaker_encoder
-        self.detokenize = codec.detokenize
+        self.frames = codec.frames
 
-    def forward(self, codes: Tensor, voice: Tensor) -> tuple[Tensor, ...]:
-        """(1, N), (1, token_num) -> wav (1, T), or Rows."""
-        out = self.detokenize(codes, voice)
-        return tuple(out) if isinstance(out, tuple) else (out[:, 0],)
+    def forward(self, codes: Tensor, voice: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
+        """(1, N), (1, token_num), (2,) -> wav (1, T), or Rows."""
+        d_vector = self.speaker_encoder.decode(voice)
+        frames = self.frames(self.quantizer.decode(codes), d_vector)
+        frames = frames[:, skip[0] : frames.shape[1] - skip[1]]
+        if isinstance(self.decoder, SourceFilter):
+            return tuple(self.decoder(frames, d_vector))
+        return (self.decoder(frames.transpose(1, 2))[:, 0],)
 
 
 class Fourier(nn.Module):
@@ -153,7 +160,7 @@ class Fourier(nn.Module):
 
 def _write(graph: nn.Module, path: Path, example: dict[str, Tensor], outputs: list[str], precision: Precision) -> Path:
     """Trace `graph`; every axis 1 but that of `voice` is free."""
-    free = {name: {1: f"{name}_length"} for name in [*example, *outputs] if name != "voice"}
+    free = {name: {1: f"{name}_length"} for name in [*example, *outputs] if name not in ("voice", "skip")}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
     options: dict[str, Any] = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}

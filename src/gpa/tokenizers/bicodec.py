@@ -45,7 +45,7 @@ class BiCodec:
         self.frame_rate = self.sample_rate / self.samples_per_code  # codes a second
         self.codebook_size: int = c["quantizer"]["codebook_size"]
         self.token_num: int = c["speaker_encoder"]["token_num"]
-        self.context = receptive_field(config)  # codes before and after one that its speech depends on
+        self.field = receptive_field(config)  # codes and frames that a code's speech depends on
         self._frames_per_code = math.prod(c["encoder"]["sample_ratios"])
         self._reference_samples = int(self.sample_rate * config["ref_segment_duration"]) // self.samples_per_code * self.samples_per_code
         self._level = volume.rule(config, "quantile" if config.get("volume_normalize") else "none")
@@ -86,10 +86,10 @@ class BiCodec:
     def stream(self, voice: Iterable[int], seed: int = 0, lookahead: int | None = None, f0_scale: float = 1.0) -> SpeechStream:
         """A stream that gives the samples of `decode`, as codes come.
 
-        `lookahead`: codes to wait for behind those that are decoded. Fewer than `context[1]` (None: exactly these) start
+        `lookahead`: codes to wait for behind those that are decoded. Fewer than `field.after` (None: exactly these) start
         earlier, but the samples differ from `decode`. `f0_scale` multiplies the pitch (source-filter heads only).
         Raises CheckpointError."""
-        return SpeechStream(self, voice, seed, self.context[1] if lookahead is None else lookahead, f0_scale)
+        return SpeechStream(self, voice, seed, self.field.after if lookahead is None else lookahead, f0_scale)
 
     @property
     def parametric(self) -> bool:
@@ -102,7 +102,7 @@ class BiCodec:
 
     @cached_property
     def decoder(self) -> Net:
-        """codes (1, N), voice (1, token_num) -> wav (1, T) or rows."""
+        """codes (1, N), voice (1, token_num), skip (2,) -> wav (1, T) or rows of all frames but those skipped at either end."""
         return load_net(self.folder / "decoder.onnx", *self._how)
 
     @cached_property
@@ -128,6 +128,10 @@ class SpeechStream:
         self._synthesis = codec.synthesis(seed) if codec.parametric else None
         if self._synthesis is None and f0_scale != 1:
             raise CheckpointError("this checkpoint's decoder has no pitch to scale (legal: f0_scale 1)")
+        # what the head gives for a frame: samples, or rows
+        self._per_frame = codec.samples_per_code // codec.field.frames_per_code
+        if self._synthesis is not None:
+            self._per_frame //= self._synthesis.hop_length
         self._stretches = stretches(codec.frame_rate)
         self._size = next(self._stretches)
         self._codes: Codes = np.zeros(0, np.int64)
@@ -155,17 +159,19 @@ class SpeechStream:
 
     def _decode(self, size: int, after: int) -> Wav:
         """The next `size` codes, with `after` codes of look-ahead -> samples."""
+        field, per = self._codec.field, self._codec.field.frames_per_code
         window = self._codes[: self._before + size + after]
-        out = self._codec.decoder(codes=window[None], voice=self._voice)
-        first, last = self._before, self._before + size
-        self._before = min(last, self._codec.context[0])
-        self._codes = self._codes[last - self._before :]
+        first, last = self._before * per, (self._before + size) * per  # frames
+        start, stop = max(0, first - field.head_before), min(len(window) * per, last + field.head_after)
+        skip = np.array([start, len(window) * per - stop])
+        out = self._codec.decoder(codes=window[None], voice=self._voice, skip=skip)
+        used = self._before + size - field.before
+        self._codes, self._before = self._codes[max(0, used) :], self._before + size - max(0, used)
+        part = slice((first - start) * self._per_frame, (last - start) * self._per_frame)
         if self._synthesis is None:
-            per = self._codec.samples_per_code
-            wav: Wav = out["wav"][0, first * per : last * per]
+            wav: Wav = out["wav"][0, part]
             return wav
-        per = out["f0"].shape[1] // len(window)
-        rows = Rows(*(out[name][0, first * per : last * per] for name in Rows._fields))
+        rows = Rows(*(out[name][0, part] for name in Rows._fields))
         return self._synthesis.push(rows._replace(f0=rows.f0 * self._f0_scale)).astype(np.float32)
 
 

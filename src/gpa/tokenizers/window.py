@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 KERNEL = 7  # of every convolution in a Vocos backbone and in a wave generator's residual units
 FIRST_SECONDS = 0.16  # of speech decoded first, for an early start
@@ -12,10 +12,20 @@ GROWTH = 1.5  # of each next stretch: no gap as long as speech is made 1.5 times
 MOST_SECONDS = 4.0  # of speech decoded at once
 
 
-def receptive_field(config: dict[str, Any]) -> tuple[int, int]:
-    """Codes before and after a code that its decoded frames depend on, from the parsed BiCodec/config.yaml.
+class Field(NamedTuple):
+    """What a code's speech depends on."""
 
-    For a wave generator these are its samples; for a source-filter head its rows, whose synthesis has its own state.
+    before: int  # codes
+    after: int
+    head_before: int  # frames, of what the wave head reads
+    head_after: int
+    frames_per_code: int
+
+
+def receptive_field(config: dict[str, Any]) -> Field:
+    """What a code's decoded samples (of a source-filter head: its rows, whose synthesis has its own state) depend on,
+    from the parsed BiCodec/config.yaml.
+
     Worked out backwards, from what is given out for code 0 to the codes that are needed for it."""
     c = config["audio_tokenizer"]
     prenet, decoder = c["prenet"], dict(c["decoder"])
@@ -27,13 +37,15 @@ def receptive_field(config: dict[str, Any]) -> tuple[int, int]:
         span = span[0] // upsample, span[1] // upsample
     else:
         span = _wave_generator((0, math.prod(ratios) * math.prod(decoder["rates"]) - 1), decoder)
+    frames = math.prod(ratios)
+    head = -span[0], span[1] - (frames - 1)
     lookahead = prenet.get("lookahead")
     span = _backbone(span, prenet["vocos_num_layers"], lookahead)
     for ratio in reversed(ratios):
         span = _backbone(span, 2, None if lookahead is None else 0)
         if ratio > 1:
             span = _transposed(span, 2 * ratio, ratio, ratio // 2 + ratio % 2)
-    return -span[0], span[1]
+    return Field(-span[0], span[1], *head, frames)
 
 
 def samples_per_code(config: dict[str, Any]) -> int:
