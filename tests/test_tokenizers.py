@@ -69,7 +69,7 @@ def test_features_are_those_of_training(glm: GLMTokenizer, nano_checkpoint: Path
     """A packed clip, encoded in a batch with a longer one, gives what the tokenizer makes of the clip."""
     from gpa.training import features
 
-    monkeypatch.setattr(features, "_fast_bf16", lambda: False)
+    monkeypatch.setattr(features, "fast_bf16", lambda: False)
     net = read_glm(nano_checkpoint / "glm-4-voice-tokenizer")
     wav = speech(20_000)
     packed = [(level(x) * 32767).round().astype("<i2").astype(np.float32) / 32768 for x in (wav, speech(30_000))]

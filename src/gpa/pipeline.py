@@ -38,8 +38,8 @@ AnyVoice: TypeAlias = "Voice | Sound"  # a str is a name of `GPA.voices`, else a
 MAX_CHARS = 40_000  # of a text spoken into one array: about an hour
 REFERENCE = (0.5, 30.0)  # seconds: what a voice's clip must have, and what is read of it
 BLOCK = 30.0  # seconds of a long sound that are held at once
-SPAN = 15.0  # seconds of speech that are heard at once; longer speech is cut where it is least likely
-PIECE = 160  # characters that are spoken at once
+SPAN = 10.0  # seconds of speech that are heard at once; longer speech is cut where it is least likely
+PIECE = 120  # characters that are spoken at once
 SILENT = 1e-3  # peak of a clip without a voice in it
 
 

@@ -17,6 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from gpa.errors import CheckpointError
 
+STOP = "<|im_end|>"  # ends every generation; the eos_token_id of the published config.json is another id
 STRUCTURAL = (
     "<|start_glm_token|>",
     "<|end_glm_token|>",
@@ -26,7 +27,7 @@ STRUCTURAL = (
     "<|end_global_token|>",
     "<|start_content|>",
     "<|end_content|>",
-    "<|im_end|>",
+    STOP,
 )
 PAD = "<|endoftext|>"
 CHARACTERS = " abcdefghijklmnopqrstuvwxyz'.,?!-;:"  # what a character-level checkpoint reads and writes
@@ -52,7 +53,8 @@ class CodeRange:
         """Codes -> ids. Raises CheckpointError when a code lies outside the codebook."""
         out = [self.first + int(code) for code in codes]
         if out and not (min(out) >= self.first and max(out) < self.first + self.size):
-            raise CheckpointError(f"{self.name} codes must lie in 0..{self.size - 1}, found {min(out) - self.first}..{max(out) - self.first}")
+            found = f"{min(out) - self.first}..{max(out) - self.first}"
+            raise CheckpointError(f"{self.name} codes must lie in 0..{self.size - 1}, found {found}")
         return out
 
     def code(self, id: int) -> int:
@@ -150,6 +152,6 @@ def write_character_tokenizer(folder: Path, glm: int, bicodec_global: int, bicod
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": PAD}, indent=1) + "\n"
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": STOP, "pad_token": PAD}, indent=1) + "\n"
     )
     return Vocab(tokenizer)

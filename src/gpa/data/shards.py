@@ -65,9 +65,10 @@ def read_shard(path: Path) -> list[TokenisedUtterance]:
     texts, speakers, sources = (arrays[name].tobytes().decode().split("\n") for name in ("texts", "speakers", "sources"))
     semantic = np.split(arrays["semantic"], arrays["semantic_ends"][:-1])
     glm = np.split(arrays["glm"], arrays["glm_ends"][:-1])
-    named = [(speakers[a], sources[b]) for a, b in zip(arrays["speaker"], arrays["source"], strict=True)]
-    columns = zip(texts, named, semantic, glm, arrays["voice"], arrays["pair"], strict=True)
-    return [TokenisedUtterance(text, *who, *codes, pair=int(pair)) for text, who, *codes, pair in columns]
+    who = [speakers[i] for i in arrays["speaker"]]
+    whence = [sources[i] for i in arrays["source"]]
+    columns = zip(texts, who, whence, semantic, glm, arrays["voice"], arrays["pair"].tolist(), strict=True)
+    return [TokenisedUtterance(*column) for column in columns]
 
 
 def _lines(texts: Sequence[str]) -> NDArray[np.uint8]:

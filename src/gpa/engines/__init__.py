@@ -1,0 +1,1 @@
+"""Backends that continue prompts: token ids in, token ids out."""

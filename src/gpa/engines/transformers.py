@@ -5,6 +5,7 @@ Slow, and close to the reference implementation: the other engines are tested ag
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ class TransformersEngine:
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder} is no checkpoint that transformers can load: {error}") from error
         self._model = model.to(device).eval()
+        # renamed in transformers 5.24; the old name still works there, with a warning
+        self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
     def generate(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
         """See `Engine.generate`."""
@@ -69,7 +72,7 @@ class TransformersEngine:
             raise EngineError("this engine is closed")
         with self._torch.inference_mode():
             fed = self._torch.tensor([ids], device=self._model.device)
-            out: torch.Tensor = self._model(fed, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1].float().cpu()
+            out: torch.Tensor = self._model(fed, **{self._cache_name: cache}, use_cache=True, logits_to_keep=1).logits[0, -1].float().cpu()
             return out
 
     def _pick(self, scores: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:

@@ -21,7 +21,7 @@ from gpa.nets.export import export_bicodec, export_glm
 from gpa.nets.folders import write_bicodec, write_glm
 from gpa.nets.lm import LM, LMConfig
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
-from gpa.vocab import PAD, STRUCTURAL, Vocab, write_character_tokenizer
+from gpa.vocab import PAD, STOP, Vocab, write_character_tokenizer
 
 Flavour = Literal["nano", "published"]
 
@@ -125,7 +125,7 @@ def write_random_checkpoint(
 def _write_lm(folder: Path, config: LMConfig, vocab: Vocab) -> None:
     from safetensors.torch import save_file
 
-    raw = config.to_json(vocab.special(STRUCTURAL[-1]), vocab.special(PAD))
+    raw = config.to_json(vocab.special(STOP), vocab.special(PAD))
     (folder / "config.json").write_text(json.dumps(raw, indent=1) + "\n")
     state = {name: tensor.half().contiguous() for name, tensor in LM(config).state_dict().items()}
     save_file(state, str(folder / "model.safetensors"), {"format": "pt"})

@@ -130,7 +130,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, watched: list[Tensor] | None) -> Tensor:
         """(B, T, hidden) -> same."""
         x = x + self.self_attn(self.input_layernorm(x), rope, mask, watched)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
 
 
 class Body(nn.Module):

@@ -19,7 +19,7 @@ from gpa.errors import GPAError
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.lm import LMConfig
 from gpa.training.jobs import STATE, LMJob, read_job, trained_codec, trained_glm
-from gpa.vocab import PAD, Vocab
+from gpa.vocab import PAD, STOP, Vocab
 from gpa.voice import Voice
 
 REFERENCE_SECONDS = 6
@@ -99,7 +99,8 @@ def _write_lm(job: LMJob, work: Path, out: Path) -> None:
         shutil.copyfile(folder / name, out / name)
     vocab = Vocab.load(out)
     config = LMConfig(vocab_size=vocab.size, **asdict(job.shape))
-    (out / "config.json").write_text(json.dumps(config.to_json(vocab.special("<|im_end|>"), vocab.special(PAD)), indent=1) + "\n")
+    raw = config.to_json(vocab.special(STOP), vocab.special(PAD))
+    (out / "config.json").write_text(json.dumps(raw, indent=1) + "\n")
     state = torch.load(folder / STATE, weights_only=True, map_location="cpu")["average"]
     save_file({k: v.half().contiguous() for k, v in state.items()}, out / "model.safetensors", metadata={"format": "pt"})
 

@@ -85,7 +85,7 @@ class Rows:
 class LMData:
     """Draws batches of prompts."""
 
-    def __init__(self, rows: Rows, vocab: Vocab, mix: Mix = DEFAULT_MIX, budget: int = 2600, longest: int = 420) -> None:
+    def __init__(self, rows: Rows, vocab: Vocab, mix: Mix = DEFAULT_MIX, budget: int = 2600, longest: int = 640) -> None:
         self.rows, self.vocab, self.mix, self.budget, self.longest = rows, vocab, mix, budget, longest
 
     def batch(self, seed: int, draw: int, task: str | None = None, longest_codes: int | None = None) -> LMBatch:
