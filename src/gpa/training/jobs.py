@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
@@ -134,10 +135,12 @@ def tokenise(codec_job: Path, glm_job: Path, work: Path, packs: list[Path], out:
 
 
 def trained_codec(path: Path, work: Path) -> BiCodec:
-    """The averaged codec of a job."""
+    """The averaged codec of a job, its codes back on the unit sphere that training keeps them on."""
     job = read_job(path, CodecJob)
     codec = BiCodec(_yaml(path.parent / job.net))
     codec.load_state_dict(_averaged(work / job.out, "codec."))
+    with torch.no_grad():
+        codec.quantizer.codebook.weight.copy_(F.normalize(codec.quantizer.codebook.weight, dim=-1))
     return codec.eval()
 
 
