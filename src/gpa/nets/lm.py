@@ -84,8 +84,8 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, c.rms_norm_eps)
         self.k_norm = RMSNorm(self.head_dim, c.rms_norm_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, watched: list[Tensor] | None) -> Tensor:
-        """(B, T, hidden) -> same. `watched` collects head 0's scores (B, T, T) before the causal mask."""
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, watch: bool) -> tuple[Tensor, Tensor | None]:
+        """(B, T, hidden) -> same, and with `watch` head 0's scores (B, T, T) before the causal mask."""
         B, T, _ = x.shape
         q = self.q_norm(self.q_proj(x).view(B, T, self.heads, self.head_dim)).transpose(1, 2)
         k = self.k_norm(self.k_proj(x).view(B, T, self.kv_heads, self.head_dim)).transpose(1, 2)
@@ -95,11 +95,8 @@ class Attention(nn.Module):
             k, v = (z.repeat_interleave(self.heads // self.kv_heads, 1) for z in (k, v))
         # written out: on CPU the fused kernel's backward is 5x slower than these products at speech lengths
         scores = q @ k.transpose(2, 3) * self.head_dim**-0.5
-        if watched is not None:
-            watched.append(scores[:, 0])
         y = (scores + mask.to(scores.dtype)).softmax(-1) @ v
-        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
-        return out
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1)), scores[:, 0] if watch else None
 
 
 class MLP(nn.Module):
@@ -127,11 +124,11 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.mlp = MLP(c)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, watched: list[Tensor] | None) -> Tensor:
-        """(B, T, hidden) -> same."""
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, watched)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, watch: bool) -> tuple[Tensor, Tensor | None]:
+        """(B, T, hidden) -> same, and with `watch` the attention's scores."""
+        y, scores = self.self_attn(self.input_layernorm(x), rope, mask, watch)
+        x = x + y
+        return x + self.mlp(self.post_attention_layernorm(x)), scores
 
 
 class Body(nn.Module):
@@ -171,7 +168,9 @@ class LM(nn.Module):
         mask = torch.full((T, T), float("-inf"), device=ids.device).triu(1)
         x = self.model.embed_tokens(ids)
         for i, layer in enumerate(self.model.layers):
-            x = layer(x, rope, mask, watched if i in watch else None)
+            x, scores = layer(x, rope, mask, i in watch)
+            if watched is not None and scores is not None:
+                watched.append(scores)
         out: Tensor = self.model.norm(x)
         return out
 
