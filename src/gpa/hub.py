@@ -36,7 +36,7 @@ _SAMPLING = {
 
 @dataclass(frozen=True)
 class Credit:
-    """Speech that a checkpoint was trained on (the fields of `gpa.data.manifest.Credit`)."""
+    """What a checkpoint owes to one source; counted by `gpa.data.manifest.credits`."""
 
     source: str
     license: str

@@ -18,6 +18,7 @@ import numpy as np
 
 from gpa import audio
 from gpa.errors import AudioError, GPAError
+from gpa.hub import Credit
 
 PACK_RATE = 16_000  # samples per second of every pack, and the unit of `Utterance.samples`
 TEXT_SOURCES = ("human", "whisper", "synthesis")  # who says that the text is what is spoken
@@ -71,17 +72,6 @@ class Utterance:
     gender: str | None = None  # "F", "M" or unknown
     language: str = "en"
     text_source: str = "human"  # one of TEXT_SOURCES
-
-
-@dataclass(frozen=True)
-class Credit:
-    """What a set of utterances owes to one source; a row of a checkpoint's card."""
-
-    source: str
-    license: str
-    attribution: str
-    utterances: int
-    hours: float
 
 
 _FIELDS = tuple(field.name for field in fields(Utterance))

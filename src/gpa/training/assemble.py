@@ -18,7 +18,7 @@ from gpa.data.pack import level
 from gpa.errors import GPAError
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.lm import LMConfig
-from gpa.training.jobs import STATE, LMJob, read_job, trained_codec, trained_glm
+from gpa.training.jobs import STATE, CodecJob, LinguisticJob, LMJob, read_job, trained_codec, trained_glm
 from gpa.vocab import PAD, STOP, Vocab
 from gpa.voice import Voice
 
@@ -65,9 +65,8 @@ def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
     bicodec_folder, glm_folder = out / "BiCodec", out / "glm-4-voice-tokenizer"
     for folder in (bicodec_folder, glm_folder, out / "voices"):
         folder.mkdir(parents=True, exist_ok=True)
-    codec_net, glm_net = (read_net(here / name) for name in (job.codec, job.linguistic))
-    shutil.copyfile(here / codec_net, bicodec_folder / "config.yaml")
-    shutil.copyfile(here / glm_net, glm_folder / "config.json")
+    shutil.copyfile(here / read_job(here / job.codec, CodecJob).net, bicodec_folder / "config.yaml")
+    shutil.copyfile(here / read_job(here / job.linguistic, LinguisticJob).net, glm_folder / "config.json")
     _save(codec, bicodec_folder)
     _save(glm, glm_folder)
     _write_lm(read_job(here / job.lm, LMJob), work, out)
@@ -75,17 +74,9 @@ def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
         _voice(name, spec, work / job.packs, codec).save(out / "voices" / f"{name}.json")
     sampling = {task: {k: v for k, v in asdict(said).items() if v is not None} for task, said in job.sampling.items()}
     (out / "generation_config.json").write_text(json.dumps(sampling, indent=1) + "\n")
-    credits = [hub.Credit(**asdict(credit)) for credit in manifest.credits(manifest.read(work / job.packs))]
+    credits = manifest.credits(manifest.read(work / job.packs))
     card = hub.Card(job.name, job.license, job.description, job.languages, recipe, job.default_voice, (*credits, WHISPER))
     (out / "card.json").write_text(json.dumps(asdict(card), indent=1, ensure_ascii=False) + "\n")
-
-
-def read_net(job: Path) -> str:
-    """The net's configuration that a job names."""
-    import yaml
-
-    net: str = yaml.safe_load(job.read_text(encoding="utf-8"))["net"]
-    return net
 
 
 def _save(net: nn.Module, folder: Path) -> None:
