@@ -22,6 +22,7 @@ from gpa.errors import CheckpointError, GPAError, MissingExtra
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.lm import LMConfig
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
+from gpa.training.carry import carry_over
 from gpa.training.codec import CodecRecipe, CodecRun
 from gpa.training.ct2 import whisper_encoder_state
 from gpa.training.features import prepare_pack
@@ -77,6 +78,8 @@ class LMJob:
     out: str
     shape: LMShape
     recipe: LMRecipe = field(default_factory=LMRecipe)
+    init: str | None = None  # folder of a run on the same utterances in other codes, whose average starts this one
+    init_shards: str | None = None  # the shards of that run; None: the same codes
 
 
 def read_job(path: Path, kind: type[strict.T]) -> strict.T:
@@ -111,8 +114,11 @@ def train_lm(path: Path, work: Path) -> Iterator[dict[str, float]]:
     out = work / job.out
     vocab = write_character_tokenizer(out, glm["quantize_vocab_size"], voices, codec["quantizer"]["codebook_size"])
     config = LMConfig(vocab_size=vocab.size, **{name: getattr(job.shape, name) for name in job.shape.__dataclass_fields__})
-    shards, held = (sorted((work / folder).glob("*.npz")) for folder in (job.shards, job.held))
-    yield from LMRun(config, vocab, shards, held, out, job.recipe).run()
+    shards, held = _shards(work / job.shards), _shards(work / job.held)
+    init = _averaged(work / job.init) if job.init else None
+    if init is not None and job.init_shards:
+        init = carry_over(init, vocab, _shards(work / job.init_shards), shards)
+    yield from LMRun(config, vocab, shards, held, out, job.recipe, init).run()
 
 
 def prepare_features(codec: Path, glm: Path, packs: list[Path]) -> Iterator[Path]:
@@ -152,7 +158,11 @@ def trained_glm(path: Path, work: Path) -> WhisperVQ:
     return glm.eval()
 
 
-def _averaged(folder: Path, prefix: str) -> dict[str, Tensor]:
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.npz"))
+
+
+def _averaged(folder: Path, prefix: str = "") -> dict[str, Tensor]:
     try:
         state = torch.load(folder / STATE, weights_only=True, map_location="cpu")["average"]
     except OSError as error:

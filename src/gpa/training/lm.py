@@ -7,18 +7,20 @@ only, the model stays a plain Qwen3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from gpa.nets.lm import LM, LMConfig
 from gpa.prompt import IGNORED, Prompt
 from gpa.training.lm_data import DEFAULT_MIX, LMBatch, LMData, Rows
 from gpa.training.loop import Loop, Losses, Schedule
+from gpa.training.workers import Workers
 from gpa.vocab import Vocab
 
 GUIDED_LAYERS = (1, 2)
@@ -40,6 +42,7 @@ class LMRecipe:
     short_codes: int = 75  # 3 s
     weight_decay: float = 0.05
     compile: bool = True
+    loaders: int = 0  # processes a worker that prepare its batches; 0: the worker itself (a GPU wants about 8)
     tts: float = 0.4
     asr: float = 0.4
     vc: float = 0.2
@@ -61,7 +64,8 @@ class Scorer:
             rows = torch.tensor(sorted({id for part in prompt.allowed for id in part} | set(prompt.stop)))
             index = torch.full((self.vocab.size,), -1)
             index[rows] = torch.arange(len(rows))
-            self._legal[task] = rows, index
+            device = self.lm.model.embed_tokens.weight.device
+            self._legal[task] = rows.to(device), index.to(device)
         return self._legal[task]
 
     def __call__(self, batch: LMBatch, guide: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,47 +85,73 @@ def guided_attention(watched: Sequence[Tensor], prompts: Sequence[Prompt], width
     """Mean attention that falls far from the diagonal between source and target (Tachibana et al. 2018).
 
     `watched`: scores (B, T, T) before the causal mask."""
-    T = watched[0].shape[1]
-    penalty = torch.zeros(len(prompts), T, T)
-    queries = torch.zeros(len(prompts), T, dtype=torch.bool)
-    for row, p in enumerate(prompts):
-        first, count, source = len(p.context) - 1, len(p.target), p.source
-        along = torch.arange(len(source))[None] / len(source) - torch.arange(count)[:, None] / count
-        weights = torch.ones(count, T)
-        weights[:, source.start : source.stop] = 1 - torch.exp(-along.square() / (2 * width**2))
-        penalty[row, first : first + count] = weights
-        queries[row, first : first + count] = True
-    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    T, device = watched[0].shape[1], watched[0].device
+    spans = [(len(p.context) - 1, len(p.target), p.source.start, len(p.source)) for p in prompts]
+    first, count, start, length = torch.tensor(spans, device=device).T[..., None]
+    at = torch.arange(T, device=device)[None]
+    said, read = (at - first) / count, (at - start) / length  # 0..1 along the target, along the source
+    queries = (said >= 0) & (said < 1)
+    source = ((read >= 0) & (read < 1))[:, None]
+    penalty = torch.where(source, 1 - torch.exp(-(said[:, :, None] - read[:, None]).square() / (2 * width**2)), 1.0)
+    future = torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
     costs = [(scores.float().masked_fill(future, -1e9).softmax(-1) * penalty).sum(-1)[queries].mean() for scores in watched]
     return torch.stack(costs).mean()
 
 
-class LMRun:
-    """One training run on disk: OUT/state.pt."""
+class Steps(Dataset[LMBatch]):
+    """Batch of each step of one worker, for a loader: a pure function of the step."""
 
-    def __init__(self, config: LMConfig, vocab: Vocab, shards: Sequence[Path], held: Sequence[Path], out: Path, recipe: LMRecipe) -> None:
+    def __init__(self, data: LMData, recipe: LMRecipe, workers: Workers) -> None:
+        self.data, self.recipe, self.workers = data, recipe, workers
+
+    def __getitem__(self, step: int) -> LMBatch:
+        """The batch of `step`."""
+        r = self.recipe
+        draw = step * self.workers.count + self.workers.rank
+        return self.data.batch(r.seed, draw, longest_codes=r.short_codes if step < r.short_steps else None)
+
+
+class LMRun:
+    """One training run on disk: OUT/state.pt. `init`: weights that a new run starts from."""
+
+    def __init__(
+        self,
+        config: LMConfig,
+        vocab: Vocab,
+        shards: Sequence[Path],
+        held: Sequence[Path],
+        out: Path,
+        recipe: LMRecipe,
+        init: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.recipe = recipe
         mix = DEFAULT_MIX.with_tasks(tts=recipe.tts, asr=recipe.asr, vc=recipe.vc)
         self.data = LMData(Rows(shards), vocab, mix, recipe.budget)
         self.held = LMData(Rows(held), vocab, mix, 6000) if held else None
         torch.manual_seed(recipe.seed)
         self.lm = LM(config)
+        if init is not None:
+            self.lm.load_state_dict(init)
         self.scorer = Scorer(self.lm, vocab, recipe.compile)
         schedule = Schedule(recipe.steps, recipe.rate, recipe.warmup, clip=1.0, seed=recipe.seed, weight_decay=recipe.weight_decay)
         self.loop = Loop(self.lm, out, schedule)
+        self._batches: Iterator[LMBatch] = iter(())
         self.seen = {"tts": 0, "asr": 0, "vc": 0}
 
     def run(self, every: int = 100) -> Iterator[dict[str, float]]:
         """Train or resume; yields mean losses, sequences seen by task, and held-out nats and accuracy."""
         self.seen.update(self.loop.resume())
+        r = self.recipe
+        steps = Steps(self.data, r, self.loop.workers)
+        left = range(self.loop.step, r.steps)
+        self._batches = iter(DataLoader(steps, batch_size=None, sampler=left, num_workers=r.loaders))
         for row in self.loop.run(self._losses, {"lm": 1.0, "guide": self.recipe.guide}, extra=lambda: dict(self.seen), every=every):
             yield {**row, **{f"seen_{task}": count for task, count in self.seen.items()}, **self._held_out()}
 
     def _losses(self, draw: int) -> tuple[Losses, Losses]:
-        r, step = self.recipe, self.loop.step
-        batch = self.data.batch(r.seed, draw, longest_codes=r.short_codes if step < r.short_steps else None)
+        batch = next(self._batches).to(self.loop.device)
         self.seen[batch.task] += len(batch.prompts) * self.loop.workers.count
-        loss, right, cost = self.scorer(batch, guide=step < r.guide_share * r.steps)
+        loss, right, cost = self.scorer(batch, guide=self.loop.step < self.recipe.guide_share * self.recipe.steps)
         return {"lm": loss, "guide": cost}, {"accuracy": right}
 
     @torch.no_grad()
@@ -130,8 +160,8 @@ class LMRun:
             return {}
         self.lm.eval()
         figures: dict[str, float] = {}
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.loop.device.type, torch.bfloat16):
             for task in self.seen:
-                loss, right, _ = self.scorer(self.held.batch(1, 0, task), guide=False)
+                loss, right, _ = self.scorer(self.held.batch(1, 0, task).to(self.loop.device), guide=False)
                 figures |= {f"{task}_nats": float(loss), f"{task}_right": float(right)}
         return figures

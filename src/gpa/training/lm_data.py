@@ -51,6 +51,10 @@ class LMBatch:
     labels: Tensor  # (B, T): labels[t] is the id that follows ids[t], or IGNORED
     prompts: list[Prompt]
 
+    def to(self, device: torch.device) -> LMBatch:
+        """The same on a device."""
+        return replace(self, ids=self.ids.to(device, non_blocking=True), labels=self.labels.to(device, non_blocking=True))
+
 
 class Rows:
     """Tokenised utterances of all shards, ready to be drawn from."""

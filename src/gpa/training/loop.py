@@ -39,8 +39,9 @@ class Loop:
     """A module, its optimiser, its average, and their state in OUT/state.pt."""
 
     def __init__(self, module: nn.Module, out: Path, schedule: Schedule, parameters: list[nn.Parameter] | None = None) -> None:
-        self.module, self.schedule = module, schedule
         self.workers = Workers.join()
+        self.device = self.workers.device
+        self.module, self.schedule = module.to(self.device), schedule
         self.parameters = parameters if parameters is not None else list(module.parameters())
         matrices = [p for p in self.parameters if p.ndim >= 2]
         rest = [p for p in self.parameters if p.ndim < 2]
@@ -60,7 +61,7 @@ class Loop:
         state = self.checkpoints.load()
         if state is not None:
             self.module.load_state_dict(state["model"])
-            self.average.state = state["average"]
+            self.average.state = {name: value.to(self.device) for name, value in state["average"].items()}
             self.optimiser.load_state_dict(state["optimiser"])
             self.step = state["step"]
         self.workers.share(self.module)
@@ -84,9 +85,9 @@ class Loop:
             for name, value in self._update(losses, weights).items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             after()
-            self.average.update(self.module, self.step)
             if self.workers.rank:
                 continue
+            self.average.update(self.module, self.step)
             if self.step % every == 0:
                 elapsed = {"seconds": time.monotonic() - started, "cpu": time.process_time() - cpu}
                 yield {"step": self.step, **elapsed, **{name: total / (self.step - since) for name, total in sums.items()}}
@@ -101,7 +102,7 @@ class Loop:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, s.rate, s.warmup, s.steps, s.decay)
         self.module.train()
-        with torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             learned, told = losses(self.draw)
         self.optimiser.zero_grad()
         torch.stack([weights[name] * loss for name, loss in learned.items()]).sum().backward()

@@ -34,6 +34,13 @@ class Workers:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         return cls(dist.get_rank(), count)
 
+    @property
+    def device(self) -> torch.device:
+        """Where this worker trains: the GPU of its rank, if there is any."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
     def leave(self) -> None:
         """Part from the peers."""
         if self.count > 1:
