@@ -1,0 +1,56 @@
+"""A server on a free port of 127.0.0.1, in a thread of the test's process, with the fakes' model or any other."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+import uvicorn
+from fastapi import FastAPI
+
+from gpa.pipeline import GPA
+from gpa.server.app import create_app
+from gpa.server.main import config
+from gpa.server.settings import Settings
+
+
+@dataclass
+class Live:
+    """`url` without a slash at its end."""
+
+    url: str
+    port: int
+    app: FastAPI
+
+
+@contextmanager
+def served(model: GPA, folder: Path, **settings: object) -> Iterator[Live]:
+    """Serve, and go down afterwards. `folder` takes the voices."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = replace(Settings(port=port, voices=folder, drain_seconds=2), **settings)  # type: ignore[arg-type]
+    app = create_app(model, found)
+    server = uvicorn.Server(config(app, found))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert server.started
+    try:
+        yield Live(f"http://127.0.0.1:{port}", port, app)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
