@@ -33,7 +33,7 @@ class Codec:
     def voice(self, wav: Wav) -> Wav:
         return (np.abs(wav[:4]) * 1000).astype(np.int64) % 16
 
-    def stream(self, voice: Sequence[int], seed: int = 0) -> Decoder:
+    def stream(self, voice: Sequence[int], seed: int = 0, longest: float = 4.0) -> Decoder:
         return Decoder()
 
 
@@ -86,6 +86,7 @@ class Engine:
 
 def write_checkpoint(folder: Path) -> hub.Checkpoint:
     """The small files of a checkpoint, and two voices."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_character_tokenizer(folder, glm=16, bicodec_global=16, bicodec_semantic=32)
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen3", "vocab_size": 120}))
     for part, name, text in (("BiCodec", "config.yaml", "sample_rate: 16000\n"), ("glm-4-voice-tokenizer", "config.json", "{}")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,16 +11,20 @@ from gpa import bounds
 
 def test_limit_is_twice_the_expected_length() -> None:
     text = "a sentence of forty-eight characters, about so.."
-    assert bounds.tts_limit(text, 25) == 225  # 4.5 s expected
-    assert bounds.tts_limit(text, 50) == 450
-    assert bounds.speech_seconds("你好世界") == 1.5  # a sign takes longer than a letter
+    assert bounds.speech_seconds(text) == pytest.approx(0.3 + 38 / 15 + 8 * 0.04)
+    assert bounds.tts_limit(text, 25) == 158
+    assert bounds.tts_limit(text, 50) == 316
+    assert bounds.tts_floor(text, 25) == 31
+    assert bounds.speech_seconds("你好世界") == pytest.approx(1.3, abs=0.05)  # a sign takes longer than a letter
+    assert bounds.speech_seconds("w w w") == pytest.approx(0.3 + 3 * (0.6 + 0.04 + 1 / 15))  # and the name of a letter longer still
     assert bounds.asr_limit(10) == 308
     assert bounds.vc_limit(100) == 124
 
 
 @given(st.text(max_size=300))
 def test_every_text_may_take_some_time(text: str) -> None:
-    assert bounds.tts_limit(text, 25) >= 25
+    assert 1 <= bounds.tts_floor(text, 25) < bounds.tts_limit(text, 25) / 4
+    assert bounds.tts_limit(text, 25) >= 15
 
 
 def heard(loop: bounds.Loop, ids: list[int]) -> tuple[int, int]:

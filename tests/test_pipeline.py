@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import fakes
 import gpa
-from gpa import audio, hub
+from gpa import audio, bounds, hub
 from gpa.engines.base import Context, Sampling
-from gpa.errors import AudioError, CheckpointError, GPAError, LimitError, TextError
+from gpa.errors import AudioError, CheckpointError, EngineError, GPAError, LimitError, TextError
 from gpa.pipeline import GPA, MAX_CHARS
 from gpa.results import Segment, Speech, Transcript
 from gpa.voice import Voice
@@ -54,7 +54,9 @@ def test_tts_speaks_in_the_voice_asked_for(model: GPA) -> None:
     speech = model.tts("Hello there.", voice="bob", seed=3)
     asked, sampling = engine(model).asked[-1]
     assert asked.context[1:5] == tuple(model.vocab.bicodec_global.encode((5, 6, 7, 8)))
-    assert sampling == Sampling(temperature=0.2, top_k=50, repetition_penalty=1.2, seed=3, max_new_ids=sampling.max_new_ids)
+    bounded = Sampling(0.2, 50, repetition_penalty=1.2, seed=3, max_new_ids=sampling.max_new_ids, min_new_ids=sampling.min_new_ids)
+    assert sampling == bounded
+    assert 1 < sampling.min_new_ids < 25 * 0.5 < 25 * 1.3 < sampling.max_new_ids < 25 * 3
     assert speech.sample_rate == RATE
     assert speech.duration == pytest.approx(len("Hello there.") / 25)
     assert not speech.truncated
@@ -139,7 +141,7 @@ def test_a_runaway_ends_at_twice_the_expected_length(tmp_path: Path) -> None:
     made = answering(tmp_path, lambda model, _: (model.vocab.bicodec_semantic.first + codes).tolist())
     speech = made.tts("a few words")
     assert speech.truncated
-    assert speech.duration == pytest.approx(2 * (0.5 + 11 / 12), abs=0.05)
+    assert speech.duration == pytest.approx(2 * bounds.speech_seconds("a few words"), abs=0.05)
 
 
 def test_a_loop_ends_the_sentence(tmp_path: Path) -> None:
@@ -151,11 +153,10 @@ def test_a_loop_ends_the_sentence(tmp_path: Path) -> None:
     assert engine(made).open == 0
 
 
-def test_an_engine_without_an_answer_gives_no_sound_but_a_result(tmp_path: Path) -> None:
-    speech = answering(tmp_path, lambda *_: []).tts("hello")
-    assert speech.duration == 0
-    with pytest.raises(AudioError, match="no samples"):
-        speech.save(tmp_path / "x.wav")
+def test_an_engine_without_an_answer_is_an_error(tmp_path: Path) -> None:
+    for check in (False, True):
+        with pytest.raises(EngineError, match="the model says nothing for 'hello'"):
+            answering(tmp_path / str(check), lambda *_: []).tts("hello", check=check)
 
 
 # ---- speech -> text ----

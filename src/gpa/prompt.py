@@ -75,13 +75,16 @@ def tts(
     return _speech(vocab, context, semantic, source)
 
 
-def vc(vocab: Vocab, voice: Iterable[int], source: Iterable[int], semantic: Iterable[int] | None = None) -> Prompt:
-    """Semantic codes of one speaker -> semantic codes in a voice."""
+def vc(
+    vocab: Vocab, voice: Iterable[int], source: Iterable[int], semantic: Iterable[int] | None = None, spoken: Iterable[int] = ()
+) -> Prompt:
+    """Semantic codes of one speaker -> semantic codes in a voice; a live conversion goes on from those already `spoken`."""
     context = _voice(vocab, voice)
     codes = vocab.bicodec_semantic.encode(source)
     span = range(len(context) + 1, len(context) + 1 + len(codes))
     context += [vocab.special("<|start_semantic_token|>"), *codes, vocab.special("<|end_semantic_token|>")]
     context.append(vocab.special("<|end_content|>"))  # closes a block never opened: the published model was trained so
+    context += vocab.bicodec_semantic.encode(spoken)
     return _speech(vocab, context, semantic, span)
 
 

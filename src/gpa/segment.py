@@ -96,6 +96,14 @@ class Segmenter:
         """Whether speech has begun and not yet ended."""
         return self._spotter.begin is not None
 
+    @property
+    def begun(self) -> Segment | None:
+        """The open span, as far as it has come; None while nobody speaks."""
+        if self._spotter.begin is None:
+            return None
+        start = max(self._sample(self._spotter.begin), self._base)
+        return Segment(start / self._rate, (self._base + len(self._held)) / self._rate, self._held[start - self._base :].copy())
+
     def push(self, block: Wav) -> list[Segment]:
         """(T,) -> the segments that ended in it. Raises AudioError."""
         if not len(block):

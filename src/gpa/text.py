@@ -80,6 +80,11 @@ def split(text: str, max_chars: int = MAX_CHARS) -> list[Piece]:
     return pieces + _sentences(text[start:], max_chars)
 
 
+def sentence_ends(text: str) -> Iterator[int]:
+    """Where sentences end that others may follow: behind the terminator and what closes it, or an empty line."""
+    return (match.end() for match in _BOUNDARY.finditer(text) if _is_end(text, match))
+
+
 def sentence_case(text: str) -> str:
     """Upper case for the first letter, the letters after . ! ? and the pronoun I; nothing is made lower case."""
     text = re.sub(r"(?<![\w'])i(?=$|[^\w.]|\.(?!\w))", "I", text)
@@ -109,10 +114,9 @@ def _sentences(text: str, max_chars: int) -> list[Piece]:
 def _spans(text: str) -> Iterator[tuple[int, int]]:
     """(start, end) of each sentence; together they cover the text."""
     start = 0
-    for match in _BOUNDARY.finditer(text):
-        if _is_end(text, match):
-            yield start, match.end()
-            start = match.end()
+    for end in sentence_ends(text):
+        yield start, end
+        start = end
     if start < len(text):
         yield start, len(text)
 

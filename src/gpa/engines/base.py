@@ -29,6 +29,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     seed: int = 0
     max_new_ids: int = 512
+    min_new_ids: int = 0  # no stop before so many
 
     def __post_init__(self) -> None:
         legal = {
@@ -38,12 +39,13 @@ class Sampling:
             "repetition_penalty": self.repetition_penalty > 0,
             "seed": self.seed >= 0,
             "max_new_ids": self.max_new_ids > 0,
+            "min_new_ids": 0 <= self.min_new_ids <= self.max_new_ids,
         }
         wrong = [f"{name}={getattr(self, name)}" for name, ok in legal.items() if not ok]
         if wrong:
             raise ValueError(
                 f"illegal sampling: {', '.join(wrong)}; legal: temperature >= 0, top_k >= 0, 0 < top_p <= 1, "
-                "repetition_penalty > 0, seed >= 0, max_new_ids > 0"
+                "repetition_penalty > 0, seed >= 0, max_new_ids > 0, 0 <= min_new_ids <= max_new_ids"
             )
 
 

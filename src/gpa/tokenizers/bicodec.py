@@ -21,7 +21,7 @@ from gpa.nets.net import Net, load_net
 from gpa.tokenizers import volume
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
 from gpa.tokenizers.glm import Codes, GLMTokenizer
-from gpa.tokenizers.window import receptive_field, samples_per_code, stretches
+from gpa.tokenizers.window import MOST_SECONDS, receptive_field, samples_per_code, stretches
 
 
 class BiCodec:
@@ -83,13 +83,20 @@ class BiCodec:
         stream = self.stream(voice, seed, f0_scale=f0_scale)
         return np.concatenate([stream.push(codes), stream.flush()])
 
-    def stream(self, voice: Iterable[int], seed: int = 0, lookahead: int | None = None, f0_scale: float = 1.0) -> SpeechStream:
+    def stream(
+        self,
+        voice: Iterable[int],
+        seed: int = 0,
+        lookahead: int | None = None,
+        f0_scale: float = 1.0,
+        longest: float = MOST_SECONDS,
+    ) -> SpeechStream:
         """A stream that gives the samples of `decode`, as codes come.
 
         `lookahead`: codes to wait for behind those that are decoded. Fewer than `field.after` (None: exactly these) start
-        earlier, but the samples differ from `decode`. `f0_scale` multiplies the pitch (source-filter heads only).
-        Raises CheckpointError."""
-        return SpeechStream(self, voice, seed, self.field.after if lookahead is None else lookahead, f0_scale)
+        earlier, but the samples differ from `decode`. `f0_scale` multiplies the pitch (source-filter heads only). `longest`:
+        seconds decoded at once; fewer are more work and less delay (of live talk). Raises CheckpointError."""
+        return SpeechStream(self, voice, seed, self.field.after if lookahead is None else lookahead, f0_scale, longest)
 
     @property
     def parametric(self) -> bool:
@@ -120,7 +127,7 @@ class SpeechStream:
     It is decoded in stretches whose sizes depend on nothing but their number (gpa.tokenizers.window), each with the
     codes around it that it depends on: so the samples do not depend on how the codes were pushed."""
 
-    def __init__(self, codec: BiCodec, voice: Iterable[int], seed: int, lookahead: int, f0_scale: float) -> None:
+    def __init__(self, codec: BiCodec, voice: Iterable[int], seed: int, lookahead: int, f0_scale: float, longest: float) -> None:
         self._codec, self._lookahead, self._f0_scale = codec, lookahead, np.float32(f0_scale)
         self._voice = np.asarray(list(voice), np.int64)[None]
         if self._voice.shape[1] != codec.token_num:
@@ -132,7 +139,7 @@ class SpeechStream:
         self._per_frame = codec.samples_per_code // codec.field.frames_per_code
         if self._synthesis is not None:
             self._per_frame //= self._synthesis.hop_length
-        self._stretches = stretches(codec.frame_rate)
+        self._stretches = stretches(codec.frame_rate, longest)
         self._size = next(self._stretches)
         self._codes: Codes = np.zeros(0, np.int64)
         self._before = 0  # how many of the codes held are there for context only

@@ -57,9 +57,12 @@ def samples_per_code(config: dict[str, Any]) -> int:
     return int(frames * math.prod(decoder["rates"]))
 
 
-def stretches(frame_rate: float) -> Iterator[int]:
-    """Numbers of codes to decode, one stretch after the other, without end."""
-    size, most = FIRST_SECONDS * frame_rate, MOST_SECONDS * frame_rate
+def stretches(frame_rate: float, longest: float = MOST_SECONDS) -> Iterator[int]:
+    """Numbers of codes to decode, one stretch after the other, without end; none of more than `longest` seconds.
+
+    Stretch k + 1 may be heard when stretch k is over, if speech is made GROWTH times as fast as it is played: its codes
+    take (s[1] + ... + s[k]) * GROWTH as long to say as those before, which are being played meanwhile."""
+    size, most = min(longest, FIRST_SECONDS) * frame_rate, longest * frame_rate
     while True:
         yield max(1, round(size))
         size = min(most, size * GROWTH)

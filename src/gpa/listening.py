@@ -1,0 +1,107 @@
+"""Speech -> text: spans of speech -> codes -> prompt -> ids -> text, with times and confidence; of a live source also partial results.
+
+What holds no speech never reaches the model, so silence, noise and music are not heard as words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpa import bounds, prompt, sounds
+from gpa.audio import Wav
+from gpa.engines.base import Sampling
+from gpa.parts import Outcome, Parts
+from gpa.results import Segment
+from gpa.segment import Segmenter
+from gpa.sounds import SPAN, Sound
+from gpa.text import sentence_case
+
+STEP = 0.08  # seconds of a live source that are looked at together
+FIRST = 0.7  # seconds of open speech, the detector's padding of 0.16 included, that are read first ...
+AGAIN = 0.4  # ... and then after so many more seconds, and
+GROWTH = 1.2  # times as much speech: reading a long span again and again costs little more than reading it once
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text and how sure the model is of it: geometric mean of the ids' probabilities, 0 .. 1."""
+
+    text: str
+    confidence: float
+    truncated: bool
+    looped: bool
+
+
+def listen(parts: Parts, sound: Sound, sampling: Sampling) -> Iterator[Segment]:
+    """The segments of a sound in which something is said."""
+    for start, wav in sounds.spans(sound, parts.sample_rate):
+        if len(wav) and (heard := hear(parts, start, wav, sampling)).text:
+            yield heard
+
+
+def listen_live(parts: Parts, sound: Sound, sampling: Sampling) -> Iterator[Segment]:
+    """As `listen`, and while somebody speaks what is understood so far, as partial segments."""
+    segmenter, shown = Segmenter(SPAN, parts.sample_rate), _Shown()
+    for block in sounds.steps(sound, parts.sample_rate, STEP):
+        yield from shown.finals(hear(parts, found.start, found.wav, sampling) for found in segmenter.push(block))
+        begun = segmenter.begun
+        if begun is not None and shown.due(begun.end - begun.start):
+            yield from shown.partials(hear(parts, begun.start, begun.wav, sampling))
+    yield from shown.finals(hear(parts, found.start, found.wav, sampling) for found in segmenter.flush())
+
+
+class _Shown:
+    """What a reader of partial results has seen of the open span."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._seconds = 0.0  # of speech when it was last read
+
+    def due(self, seconds: float) -> bool:
+        """Whether an open span of so many seconds should be read."""
+        if seconds < (FIRST if not self._seconds else max(self._seconds + AGAIN, self._seconds * GROWTH)):
+            return False
+        self._seconds = seconds
+        return True
+
+    def partials(self, heard: Segment) -> Iterator[Segment]:
+        """A reading without its last word, of which perhaps only a half was spoken; nothing where nothing is new."""
+        first, _, _ = heard.text.rpartition(" ")
+        text = (first or heard.text).rstrip(" .,;:?!")
+        if text and text != self._text:
+            yield replace(heard, text=text, partial=True, revised=not _goes_on(self._text, text))
+            self._text = text
+
+    def finals(self, segments: Iterator[Segment]) -> Iterator[Segment]:
+        """Finished segments; one that was shown and turns out empty is given too, to be taken back."""
+        for heard in segments:
+            if heard.text or self._text:
+                yield replace(heard, revised=not _goes_on(self._text, heard.text))
+            self._text, self._seconds = "", 0.0
+
+
+def _goes_on(before: str, text: str) -> bool:
+    return text[: len(before)].lower() == before.lower() and not text[len(before) : len(before) + 1].isalnum()
+
+
+def hear(parts: Parts, start: float, wav: Wav, sampling: Sampling) -> Segment:
+    """One stretch of speech of at most SPAN seconds -> what is said in it, possibly nothing."""
+    reading = read(parts, *parts.encode(wav), sampling)
+    end = start + len(wav) / parts.sample_rate
+    return Segment(start, end, reading.text, reading.confidence, reading.truncated, reading.looped)
+
+
+def read(parts: Parts, glm: Sequence[int] | None, semantic: Sequence[int], sampling: Sampling) -> Reading:
+    """Codes of one stretch of speech -> text; the linguistic codes may be missing, as for speech that was never heard."""
+    outcome, seconds = Outcome(), len(semantic) / parts.bicodec.frame_rate
+    bounded = replace(sampling, max_new_ids=bounds.asr_limit(seconds))
+    tokens = list(parts.tokens(prompt.asr(parts.vocab, glm, semantic), bounded, bounds.Loop(), outcome))
+    tokens = tokens[: len(tokens) - outcome.repeated]
+    said = " ".join(parts.vocab.decode([token.id for token in tokens]).split())
+    if not parts.writes_capitals:
+        said = sentence_case(said)
+    confidence = float(np.exp(np.mean([token.logprob for token in tokens]))) if tokens else 0.0
+    return Reading(said, confidence, outcome.truncated, outcome.looped)
