@@ -1,3 +1,4 @@
+# ruff: noqa: E402  (the extra `server` may be missing)
 """The server on stand-ins, in process: what clients send and what they get."""
 
 from __future__ import annotations
@@ -7,14 +8,16 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
 import fakes
-from gpa import audio
+from gpa import audio, hub
 from gpa.server.app import create_app
+from gpa.server.desk import OPENAI_VOICES
 from gpa.server.settings import Settings
 
 RATE = 24_000
@@ -88,3 +91,180 @@ async def test_health_and_metrics(client: httpx.AsyncClient) -> None:
     assert 'gpa_requests_total{route="/v1/audio/speech",status="200"} 1' in page
     assert 'gpa_tokens_total{task="tts",kind="output"} 6' in page
     assert 'gpa_first_chunk_seconds_count{task="tts"} 1' in page
+
+
+# ---- transcriptions ----
+
+
+def clip(seconds: float = 0.0) -> bytes:
+    """The bundled recording of a human, with silence behind."""
+    wav = audio.decode(hub.embedded() / "demo.opus", 16_000)
+    return audio.encode(np.concatenate([wav, np.zeros(round(seconds * 16_000), np.float32)]), 16_000, "wav")
+
+
+CLIP = clip()
+
+
+async def transcribe(client: httpx.AsyncClient, data: bytes = CLIP, name: str = "file.wav", **form: object) -> httpx.Response:
+    return await client.post("/v1/audio/transcriptions", files={"file": (name, data)}, data={"model": "whisper-1"} | form)
+
+
+async def test_json(client: httpx.AsyncClient) -> None:
+    answer = await transcribe(client, include=["logprobs"], language="en", temperature="0", prompt="names")
+    assert answer.headers["content-type"].startswith("application/json")
+    body = answer.json()
+    assert body["text"] == "Hello there."
+    assert [row["token"] for row in body["logprobs"]] == ["Hello", " there."]
+    assert body["logprobs"][0]["bytes"] == list(b"Hello")
+    assert body["logprobs"][0]["logprob"] == pytest.approx(-0.5)
+    assert body["usage"]["type"] == "tokens"
+    assert body["usage"]["total_tokens"] == body["usage"]["input_tokens"] + body["usage"]["output_tokens"]
+
+
+async def test_verbose_json(client: httpx.AsyncClient) -> None:
+    body = (await transcribe(client, response_format="verbose_json", **{"timestamp_granularities[]": ["segment"]})).json()
+    assert body["task"] == "transcribe"
+    assert body["language"] == "english"
+    assert body["duration"] == pytest.approx(4.5, abs=0.2)
+    assert body["usage"] == {"type": "duration", "seconds": 5}
+    (segment,) = body["segments"]
+    assert segment["text"] == " Hello there."
+    assert 0 <= segment["start"] < segment["end"] <= body["duration"]
+    keys = "id seek start end text tokens temperature avg_logprob compression_ratio no_speech_prob"
+    assert set(segment) == set(keys.split())
+
+
+@pytest.mark.parametrize(("format", "begins"), [("text", "Hello there.\n"), ("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n\n00:00:0")])
+async def test_plain_formats(client: httpx.AsyncClient, format: str, begins: str) -> None:
+    answer = await transcribe(client, response_format=format)
+    assert not answer.headers["content-type"].startswith("application/json")
+    assert answer.text.startswith(begins)
+    assert "Hello there." in answer.text
+
+
+async def test_events_of_a_transcription(client: httpx.AsyncClient) -> None:
+    answer = await transcribe(client, stream="true", **{"chunking_strategy[type]": "server_vad", "include[]": "logprobs"})
+    *rows, last = [line[6:] for line in answer.text.split("\n\n") if line]
+    assert last == "[DONE]"
+    events = [json.loads(row) for row in rows]
+    assert [event["type"] for event in events] == ["transcript.text.delta", "transcript.text.done"]
+    assert events[0]["delta"] == events[1]["text"] == "Hello there."
+    assert events[0]["logprobs"][0]["token"] == "Hello"
+    assert events[1]["usage"]["type"] == "tokens"
+
+
+async def test_silence_is_no_text(client: httpx.AsyncClient) -> None:
+    silence = audio.encode(np.zeros(16_000, np.float32), 16_000, "wav")
+    assert (await transcribe(client, silence)).json()["text"] == ""
+    assert (await transcribe(client, silence, response_format="verbose_json")).json()["segments"] == []
+
+
+@pytest.mark.parametrize(
+    ("form", "data", "status", "param"),
+    [
+        ({"response_format": "diarized_json"}, CLIP, 400, "response_format"),
+        ({"response_format": "xml"}, CLIP, 400, "response_format"),
+        ({"language": "tlh"}, CLIP, 400, "language"),
+        ({"timestamp_granularities[]": "letter"}, CLIP, 400, "timestamp_granularities"),
+        ({}, b"", 400, "file"),
+        ({}, b"no sound at all", 400, "file"),
+        ({}, b"#EXTM3U\nfile:///etc/passwd\n", 400, "file"),
+    ],
+)
+async def test_transcriptions_refused(client: httpx.AsyncClient, form: dict[str, str], data: bytes, status: int, param: str) -> None:
+    answer = await transcribe(client, data, **form)
+    assert answer.status_code == status
+    assert answer.json()["error"]["param"].startswith(param)
+
+
+async def test_forms_that_are_none(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/v1/audio/transcriptions", json={"model": "whisper-1"})).status_code == 400
+    assert (await client.post("/v1/audio/transcriptions", data={"file": "x"}, files={"other": b"x"})).json()["error"]["param"] == "file"
+    broken = await client.post("/v1/audio/transcriptions", content=b"--x", headers={"content-type": "multipart/form-data; boundary=y"})
+    assert broken.status_code == 400
+    assert broken.json()["error"]["type"] == "invalid_request_error"
+    none = await client.post("/v1/audio/transcriptions", content=b"--x", headers={"content-type": "multipart/form-data"})
+    assert none.status_code == 400
+
+
+async def test_translations_are_refused(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v1/audio/translations", files={"file": CLIP}, data={"model": "whisper-1"})
+    assert answer.status_code == 400
+    assert "translations are not offered" in answer.json()["error"]["message"]
+
+
+# ---- conversions ----
+
+
+async def test_conversion(client: httpx.AsyncClient) -> None:
+    form = {"voice": "bob", "response_format": "wav"}
+    answer = await client.post("/v1/audio/conversions", files={"file": ("me.wav", CLIP)}, data=form)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "audio/wav"
+    assert len(audio.decode(answer.content, RATE)) / RATE == pytest.approx(4, abs=1)
+    events = await client.post("/v1/audio/conversions", files={"file": CLIP}, data=form | {"stream_format": "sse"})
+    assert '"speech.audio.done"' in events.text
+    assert (await client.post("/v1/audio/conversions", files={"file": CLIP}, data={"voice": ""})).status_code == 400
+
+
+# ---- models, voices, consents ----
+
+
+async def test_models(client: httpx.AsyncClient) -> None:
+    ids = [row["id"] for row in (await client.get("/v1/models")).json()["data"]]
+    assert {"fake", "tts-1", "whisper-1", "gpt-4o-mini-tts", "gpt-4o-transcribe"} <= set(ids)
+    assert (await client.get("/v1/models/whisper-1")).json()["object"] == "model"
+    assert (await client.get("/v1/models/gpt-9")).status_code == 404
+    assert {"id": "tts-1", "name": "tts-1"} in (await client.get("/audio/models")).json()["models"]
+
+
+async def test_every_openai_voice_speaks(client: httpx.AsyncClient) -> None:
+    listed = {row["id"]: row["name"] for row in (await client.get("/v1/audio/voices")).json()["voices"]}
+    assert set(listed) == {"amy", "bob", *OPENAI_VOICES}
+    assert listed["ash"] == "ash (bob)"
+    for name in OPENAI_VOICES:
+        body = {"model": "tts-1", "input": "Hi.", "voice": name, "response_format": "pcm"}
+        assert (await client.post("/v1/audio/speech", json=body)).status_code == 200
+
+
+async def test_a_voice_is_made_used_and_deleted(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    made = (await client.post("/v1/audio/voices", data={"name": "Mine", "consent": ""}, files={"audio_sample": CLIP})).json()
+    assert made["object"] == "audio.voice"
+    assert (await client.get(f"/v1/audio/voices/{made['id']}")).json() == made
+    assert {"id": made["id"], "name": "Mine"} in (await client.get("/v1/audio/voices")).json()["voices"]
+    for voice in ({"id": made["id"]}, made["id"], "Mine"):
+        body = {"model": "tts-1", "input": "Hi.", "voice": voice, "response_format": "pcm"}
+        assert (await client.post("/v1/audio/speech", json=body)).status_code == 200
+    assert len(list((tmp_path / "voices").iterdir())) == 1
+    gone = await client.delete(f"/v1/audio/voices/{made['id']}")
+    assert gone.json() == {"id": made["id"], "object": "audio.voice.deleted", "deleted": True}
+    assert not list((tmp_path / "voices").iterdir())
+    assert (await client.delete(f"/v1/audio/voices/{made['id']}")).status_code == 404
+
+
+async def test_voices_refused(client: httpx.AsyncClient) -> None:
+    for form in ({"name": ""}, {"name": "x" * 81}, {"name": "x", "consent": "cons_none"}, {"name": "x", "type": "prompt"}):
+        answer = await client.post("/v1/audio/voices", data=form, files={"audio_sample": CLIP})
+        assert answer.status_code in (400, 404), form
+    silence = audio.encode(np.zeros(16_000, np.float32), 16_000, "wav")
+    answer = await client.post("/v1/audio/voices", data={"name": "x"}, files={"audio_sample": silence})
+    assert answer.status_code == 400
+    assert "no voice can be heard" in answer.json()["error"]["message"]
+
+
+async def test_consents(client: httpx.AsyncClient) -> None:
+    kept = [
+        (await client.post("/v1/audio/voice_consents", data={"name": f"c{i}", "language": "en-US"}, files={"recording": CLIP})).json()
+        for i in range(3)
+    ]
+    assert kept[0]["object"] == "audio.voice_consent"
+    page = (await client.get("/v1/audio/voice_consents", params={"limit": 2})).json()
+    assert page["has_more"]
+    rest = (await client.get("/v1/audio/voice_consents", params={"limit": 2, "after": page["last_id"]})).json()
+    assert not rest["has_more"]
+    assert {row["id"] for row in page["data"] + rest["data"]} == {row["id"] for row in kept}
+    renamed = await client.post(f"/v1/audio/voice_consents/{kept[0]['id']}", json={"name": "new"})
+    assert renamed.json()["name"] == "new"
+    made = (await client.post("/v1/audio/voices", data={"name": "v", "consent": kept[0]["id"]}, files={"audio_sample": CLIP})).json()
+    assert (await client.delete(f"/v1/audio/voice_consents/{kept[0]['id']}")).json()["deleted"]
+    assert (await client.get(f"/v1/audio/voices/{made['id']}")).status_code == 404, "a withdrawn consent takes its voices along"

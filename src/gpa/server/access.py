@@ -21,7 +21,8 @@ from gpa.server.metrics import Metrics
 from gpa.server.settings import Settings
 
 log = logging.getLogger("gpa.server")
-OPEN = frozenset({"/", "/health/live", "/health/ready", "/v1/audio/voices", "/audio/voices", "/v1/audio/models", "/audio/models"})  # GET
+_OPEN = ("/", "/health/live", "/health/ready", "/v1/audio/voices", "/audio/voices", "/v1/audio/models", "/audio/models")
+OPEN = {(method, path) for path in _OPEN for method in ("GET", "HEAD")}  # asks for no key
 _KEY_PROTOCOL = "openai-insecure-api-key."  # how a browser's WebSocket carries a key
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 
@@ -103,14 +104,15 @@ class Guarded:
 
     def _key(self, scope: Scope, headers: Headers) -> Refusal | None:
         hashes = self.settings.key_hashes
-        if not hashes or (scope["type"] == "http" and scope["path"] in OPEN and scope["method"] in ("GET", "HEAD")):
-            return None
-        if scope.get("method") == "OPTIONS":  # a preflight carries no key
+        if not hashes:
             return None
         found = hashed(_key(scope, headers))
         legal = [hmac.compare_digest(found, one) for one in hashes]  # every one is compared: no early end to be timed
         if any(legal):
             scope["gpa.caller"] = found[:12]
+            return None
+        if scope["type"] == "http" and (scope["method"], scope["path"]) in OPEN:
+            scope["gpa.caller"] = ""
             return None
         said = "no API key" if found == hashed("") else "an unknown API key"
         return Refusal(401, f"found {said} (legal: one of this server's, as `Authorization: Bearer ...`)", code="invalid_api_key")

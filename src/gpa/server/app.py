@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 import gpa
 from gpa import hub
 from gpa.pipeline import GPA
-from gpa.server import health, speech
+from gpa.server import conversion, health, models, speech, transcription, voices
 from gpa.server.access import Bounded, Guarded, Observed
 from gpa.server.desk import Desk
 from gpa.server.failures import install
@@ -21,7 +21,7 @@ from gpa.server.settings import Settings
 from gpa.server.shelf import Shelf
 from gpa.server.work import House, Threads
 
-ROUTERS = (health.router, speech.router)
+ROUTERS = (health.router, speech.router, transcription.router, conversion.router, voices.router, models.router)
 
 
 def create_app(model: GPA | House, settings: Settings, checkpoint: hub.Checkpoint | None = None) -> FastAPI:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
 from gpa import hub
+from gpa.results import Segment
+from gpa.server import jobs
+from gpa.server.consent import Phrases
 from gpa.server.failures import Refusal
 from gpa.server.metrics import Clock, Metrics
 from gpa.server.runner import Runner
 from gpa.server.settings import Settings
-from gpa.server.shelf import Shelf
+from gpa.server.shelf import Consent, Made, Shelf
 from gpa.voice import Voice
 
 # OpenAI's names, so that clients which know no others work unchanged; in the order that a checkpoint's voices are given out
@@ -30,13 +34,42 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.voices = list(self.checkpoint.voices)  # read once: the folder is not looked at again
+        self.phrases = Phrases()
 
     def clock(self, task: str) -> Clock:
         """Times one job for the metrics."""
         return Clock(self.metrics, task)
 
-    def voice(self, asked: str) -> Voice | str | None:
-        """A client's word -> a voice of the checkpoint, of OpenAI's names or of the shelf; "" is the default. Never a path.
+    @property
+    def limits(self) -> jobs.Limits:
+        """Of one file."""
+        return jobs.Limits(self.settings.max_seconds, self.settings.max_decoded)
+
+    async def listen(self, who: str, data: bytes, words: bool = False) -> AsyncGenerator[Segment | jobs.Usage, None]:
+        """What is said in a file, as it is understood; then Usage."""
+        clock = self.clock("asr")
+        async with self.runner.slot("asr", who) as slot:
+            async for item in slot.stream(jobs.listen, data, self.limits, words):
+                if isinstance(item, jobs.Usage):
+                    clock.done(item.seconds, item.input_tokens, item.output_tokens)
+                clock.first()
+                yield item
+
+    def owner(self, who: str) -> str:
+        """Who a voice made now belongs to; "" is everybody, where no keys are asked for."""
+        return who if self.settings.key_hashes else ""
+
+    def visible(self, entry: Consent | Made, who: str) -> bool:
+        """Whether `who` may use it: it belongs to them, or to everybody."""
+        return entry.owner in ("", self.owner(who)) or not self.settings.key_hashes
+
+    def made(self, who: str) -> list[Made]:
+        """The voices made here that `who` may use."""
+        return [made for made in self.shelf.all(Made) if self.visible(made, who)]
+
+    def voice(self, asked: str, who: str = "") -> Voice | str | None:
+        """A client's word -> a voice of the checkpoint, of OpenAI's names or of those made here, by id or by name; "" is the
+        default. Never a path.
 
         Raises Refusal: unknown."""
         if not asked or asked == "default":
@@ -45,11 +78,11 @@ class Desk:
             return asked
         if asked.lower() in OPENAI_VOICES and self.voices:
             return self.alias(asked.lower())
-        made = self.shelf.voice(asked)
+        made = next((made for made in self.made(who) if asked in (made.id, made.name)), None)
         if made is None:
             legal = ", ".join([*self.voices, *OPENAI_VOICES])
             raise Refusal(400, f"unknown voice {asked[:80]!r} (legal: {legal}, or the id of a voice made here)", "voice", "invalid_value")
-        return made
+        return made.voice
 
     def alias(self, name: str) -> str:
         """The voice that answers to one of OPENAI_VOICES."""

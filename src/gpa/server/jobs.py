@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any
 
 from gpa import audio
+from gpa.errors import GPAError
 from gpa.pipeline import GPA
 from gpa.results import Segment
 from gpa.voice import Voice
@@ -56,11 +59,14 @@ def speak(
     yield Usage(len(model.vocab.encode(text)), round(seconds * speed * model.bicodec.frame_rate), seconds)
 
 
-def listen(model: GPA, data: bytes, limits: Limits) -> Generator[Segment | Usage, None, None]:
-    """What is said in a file, segment by segment; then Usage. Raises AudioError, LimitError."""
+def listen(model: GPA, data: bytes, limits: Limits, words: bool = False) -> Generator[Segment | Usage, None, None]:
+    """What is said in a file, segment by segment; then Usage. Raises AudioError, LimitError, GPAError (no times of words)."""
+    if words and "words" not in signature(model.stream_asr).parameters:
+        raise GPAError("this version gives no times of words (legal: timestamp_granularities segment)")
     wav = audio.decode(data, model.sample_rate, limits.seconds, limits.decoded)
     seconds, written = len(wav) / model.sample_rate, 0
-    for segment in model.stream_asr(wav):
+    options: dict[str, Any] = {"words": True} if words else {}
+    for segment in model.stream_asr(wav, **options):
         written += len(model.vocab.encode(segment.text))
         yield segment
     yield Usage(round(seconds * model.bicodec.frame_rate), written, seconds)

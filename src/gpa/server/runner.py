@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from gpa.errors import GPAError
+from gpa.errors import EngineError, GPAError
 from gpa.server.metrics import Metrics
 from gpa.server.settings import Settings
 from gpa.server.work import End, Event, Function, House, Inlet, Item, Took, Work
@@ -53,10 +53,10 @@ class Runner:
     async def slot(self, task: str, caller: str = "") -> AsyncIterator[Slot]:
         """A place at the model, waited for in order of arrival. `task` is a label of the metrics (tts, asr, vc, voice).
 
-        `caller` is who asks (`gpa.server.access.caller`), "" where nobody is counted. Raises Busy."""
+        `caller` is who asks (`gpa.server.access.caller`), "" where nobody is counted. Raises Busy, EngineError."""
         settings = self.settings
         if self.draining:
-            raise Busy("the server is shutting down", 5)
+            raise EngineError("the server is going down")
         if settings.per_key and caller and self._callers[caller] >= settings.per_key:
             self.metrics.rejected(task, "per_key")
             raise Busy(f"this key has {settings.per_key} requests under way (legal: up to {settings.per_key})", self._seconds)

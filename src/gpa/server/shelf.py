@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -70,11 +69,6 @@ class Shelf:
         found = self._entries.get(id)
         return found if isinstance(found, kind) else None
 
-    def voice(self, id: str) -> Voice | None:
-        """The voice with this id."""
-        found = self.get(Made, id)
-        return found and found.voice
-
     def put(self, entry: Consent | Made) -> None:
         """Keep it, or replace the one with its id. Raises LimitError (full), GPAError (name too long, not writable)."""
         if len(entry.name) > MAX_NAME:
@@ -98,9 +92,6 @@ class Shelf:
 
     def _path(self, id: str) -> Path:
         return self.folder / f"{id}.json"
-
-    def __iter__(self) -> Iterator[Consent | Made]:
-        return iter(self._entries.values())
 
 
 def new_id(kind: type[Consent | Made]) -> str:

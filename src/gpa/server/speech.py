@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncGenerator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from gpa import audio
@@ -15,7 +15,7 @@ from gpa.server.access import caller
 from gpa.server.desk import Desk, desk
 from gpa.server.failures import Refusal
 from gpa.server.pour import EVENTS, Pour, event
-from gpa.voice import Voice
+from gpa.server.work import Function
 
 router = APIRouter()
 
@@ -41,23 +41,29 @@ class SpeechRequest(BaseModel):
 
 
 @router.post("/v1/audio/speech", response_class=Pour)
-async def speech(body: SpeechRequest, request: Request, desk: Annotated[Desk, Depends(desk)], who: Annotated[str, Depends(caller)]) -> Pour:
+async def speech(body: SpeechRequest, desk: Annotated[Desk, Depends(desk)], who: Annotated[str, Depends(caller)]) -> Pour:
     """Speak a text."""
     if not body.input.strip():
         raise Refusal(400, "input is empty (legal: a text with letters or digits)", "input", "invalid_value")
     limit = desk.settings.max_text
     if len(body.input) > limit:
         raise Refusal(400, f"input has {len(body.input)} characters (legal: up to {limit})", "input", "string_above_max_length")
-    voice = desk.voice(body.voice.id if isinstance(body.voice, VoiceId) else body.voice)
-    sse = body.stream_format == "sse"
-    items = _spoken(desk, who, body, voice, sse)
-    return Pour(items, EVENTS if sse else audio.FORMATS[body.response_format].media_type, desk.settings.write_seconds)
+    voice = desk.voice(body.voice.id if isinstance(body.voice, VoiceId) else body.voice, who)
+    format = body.response_format
+    return poured(desk, who, "tts", format, body.stream_format, jobs.speak, body.input, voice, format, body.speed)
 
 
-async def _spoken(desk: Desk, who: str, body: SpeechRequest, voice: Voice | str | None, sse: bool) -> AsyncGenerator[bytes, None]:
-    clock = desk.clock("tts")
-    async with desk.runner.slot("tts", who) as slot:
-        async for item in slot.stream(jobs.speak, body.input, voice, body.response_format, body.speed):
+def poured(desk: Desk, who: str, task: str, format: str, stream_format: str, job: Function, *args: Any) -> Pour:
+    """The answer of a job that makes sound: its bytes as they are made, or as events."""
+    sse = stream_format == "sse"
+    media_type = EVENTS if sse else audio.FORMATS[format].media_type
+    return Pour(_sound(desk, who, task, sse, job, *args), media_type, desk.settings.write_seconds)
+
+
+async def _sound(desk: Desk, who: str, task: str, sse: bool, job: Function, *args: Any) -> AsyncGenerator[bytes, None]:
+    clock = desk.clock(task)
+    async with desk.runner.slot(task, who) as slot:
+        async for item in slot.stream(job, *args):
             if isinstance(item, jobs.Usage):
                 clock.done(item.seconds, item.input_tokens, item.output_tokens)
                 if sse:
