@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ class Checkpoint(NamedTuple):
     vocab: Vocab
 
 
+ENGINES = ["openvino", "transformers", "llama", pytest.param("vllm", marks=pytest.mark.gpu)]
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -33,22 +37,54 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return Checkpoint(folder, vocab)
 
 
-@pytest.fixture(scope="module")
-def openvino(checkpoint: Checkpoint) -> Engine:
-    return OpenVINOEngine(checkpoint.folder, cache_gb=0.01)
+def make(name: str, checkpoint: Checkpoint) -> Engine:
+    """An engine of this name, computing in float32; skips where its package or its hardware is not at hand."""
+    if name == "openvino":
+        return OpenVINOEngine(checkpoint.folder, cache_gb=0.01)
+    if name == "llama":
+        pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'gpa[llama]'")
+        pytest.importorskip("gguf", reason="gguf is not installed: pip install 'gpa[llama]'")
+        from gpa.engines.llama import LlamaEngine
+        from gpa.nets.export_gguf import export_gguf
 
+        if not (checkpoint.folder / "model.gguf").exists():
+            export_gguf(checkpoint.folder, checkpoint.folder, "f32", tasks(checkpoint.vocab))
+        return LlamaEngine(checkpoint.folder, cache_gb=0.01)
+    if name == "vllm":
+        pytest.importorskip("vllm", reason="vllm is not installed: pip install 'gpa[vllm]'")
+        if not pytest.importorskip("torch").cuda.is_available():
+            pytest.skip("vllm wants a GPU, and torch finds none")
+        from gpa.engines.vllm import VLLMEngine
 
-@pytest.fixture(scope="module")
-def transformers(checkpoint: Checkpoint) -> Engine:
-    pytest.importorskip("transformers")
+        return VLLMEngine(checkpoint.folder, dtype="float32")
+    pytest.importorskip("transformers", reason="transformers is not installed: pip install 'gpa[torch]'")
     from gpa.engines.transformers import TransformersEngine
 
     return TransformersEngine(checkpoint.folder)
 
 
-@pytest.fixture(params=["openvino", "transformers"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    return request.getfixturevalue(request.param)
+@pytest.fixture(scope="module")
+def opened(checkpoint: Checkpoint) -> Iterator[Callable[[str], Engine]]:
+    """Each engine is opened once."""
+    engines: dict[str, Engine] = {}
+    yield lambda name: engines.setdefault(name, engines.get(name) or make(name, checkpoint))
+    for engine in engines.values():
+        engine.close()
+
+
+@pytest.fixture
+def openvino(opened: Callable[[str], Engine]) -> Engine:
+    return opened("openvino")
+
+
+@pytest.fixture
+def transformers(opened: Callable[[str], Engine]) -> Engine:
+    return opened("transformers")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, opened: Callable[[str], Engine]) -> Engine:
+    return opened(request.param)
 
 
 @pytest.fixture
@@ -74,11 +110,11 @@ def run(engine: Engine, prompt: Prompt, **sampling: float) -> list[Token]:
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2, 5.0])
 @pytest.mark.parametrize("task", ["asr", "tts"])
-def test_greedy_ids_and_logprobs_agree(
-    openvino: Engine, transformers: Engine, request: pytest.FixtureRequest, task: str, penalty: float
+def test_greedy_ids_and_logprobs_are_transformers(
+    engine: Engine, transformers: Engine, request: pytest.FixtureRequest, task: str, penalty: float
 ) -> None:
     prompt = request.getfixturevalue(task)
-    mine, theirs = (run(engine, prompt, repetition_penalty=penalty) for engine in (openvino, transformers))
+    mine, theirs = (run(engine, prompt, repetition_penalty=penalty) for engine in (engine, transformers))
     assert ids(mine) == ids(theirs)
     assert len(mine) > 3
     np.testing.assert_allclose([t.logprob for t in mine], [t.logprob for t in theirs], atol=1e-4)
@@ -94,6 +130,13 @@ def test_only_legal_ids_come_out(engine: Engine, asr: Prompt, tts: Prompt) -> No
 def test_a_stop_ends_and_is_not_yielded(engine: Engine, asr: Prompt) -> None:
     lengths = [len(run(engine, asr, temperature=5.0, seed=seed, max_new_ids=200)) for seed in range(4)]
     assert min(lengths) < 200  # at this temperature each step stops with a chance of about 2 in 37
+
+
+def test_no_stop_comes_before_min_new_ids(engine: Engine, asr: Prompt) -> None:
+    for least, most in ((30, 60), (20, 20)):
+        lengths = [len(run(engine, asr, temperature=5.0, seed=seed, min_new_ids=least, max_new_ids=most)) for seed in range(4)]
+        assert least <= min(lengths) <= max(lengths) <= most
+    assert ids(run(engine, asr, min_new_ids=40))[:3] == ids(run(engine, asr))[:3]
 
 
 def test_max_new_ids_is_exact(engine: Engine, tts: Prompt) -> None:
@@ -166,21 +209,25 @@ def test_closing_midway_leaves_the_others_alone(engine: Engine, asr: Prompt, tts
     engine.generate(tts, Sampling()).close()  # type: ignore[attr-defined]  # never begun
 
 
+def test_closing_ends_the_work_at_once(engine: Engine, tts: Prompt) -> None:
+    for _ in range(40):
+        left = engine.generate(tts, Sampling(max_new_ids=1500))
+        next(left)
+        left.close()  # type: ignore[attr-defined]
+    begun = time.monotonic()
+    assert len(run(engine, tts, max_new_ids=5)) == 5
+    assert time.monotonic() - begun < 5
+
+
 @pytest.mark.parametrize("context", [(), (10**6,), (-1,)])
 def test_ids_beyond_the_vocabulary_are_refused(engine: Engine, tts: Prompt, context: tuple[int, ...]) -> None:
     with pytest.raises(EngineError, match="ids from 0 to"):
         engine.generate(Prompt(context, (), tts.stop, tts.allowed, range(0)), Sampling())
 
 
-@pytest.mark.parametrize("make", ["openvino", "transformers"])
-def test_a_closed_engine_says_so(checkpoint: Checkpoint, tts: Prompt, make: str) -> None:
-    if make == "transformers":
-        pytest.importorskip("transformers")
-        from gpa.engines.transformers import TransformersEngine
-
-        engine: Engine = TransformersEngine(checkpoint.folder)
-    else:
-        engine = OpenVINOEngine(checkpoint.folder)
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_closed_engine_says_so(checkpoint: Checkpoint, tts: Prompt, name: str) -> None:
+    engine = make(name, checkpoint)
     running = engine.generate(tts, Sampling())
     next(running)
     engine.close()

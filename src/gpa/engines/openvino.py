@@ -6,26 +6,23 @@ whichever caller needs an id next runs one step for everybody. No thread of our 
 
 from __future__ import annotations
 
-import json
-import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gpa.engines.base import Context, Sampling, Token
-from gpa.engines.heads import Head, merge
-from gpa.errors import CheckpointError, EngineError, LimitError
+from gpa.engines.card import Card
+from gpa.engines.threads import threads_for
+from gpa.errors import CheckpointError, EngineError
 
 XML = "openvino_model.xml"  # the name that openvino-genai looks for
 BLOCK = 32  # ids in one block of OpenVINO's paged cache on CPU
 PREFILL = 1024  # ids fed in one step; a prompt cut in two rounds otherwise than the whole, so few should be cut
-BIG = 200_000_000  # bytes of weights from which a second thread pays (measured: at 20 MB it costs speed on a busy machine)
 
 
 class OpenVINOEngine:
@@ -45,8 +42,8 @@ class OpenVINOEngine:
             ) from error
         self._tensor, self._config = openvino.Tensor, openvino_genai.GenerationConfig
         self._status = openvino_genai.GenerationStatus
-        card = _Card.load(Path(folder))
-        self._size, self._heads = card.vocab_size, card.heads
+        model = Path(folder) / XML
+        self._card = card = Card.load(model, model.with_suffix(".json"), f"gpa convert {folder}")
         exact = card.precision == "f32"
         blocks = int(cache_gb * 1e9 / (card.cached_numbers_per_id * BLOCK * (4 if exact else 2)))
         self._capacity = blocks * BLOCK
@@ -67,7 +64,7 @@ class OpenVINOEngine:
     def generate(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
         """See `Engine.generate`. Raises EngineError at once for a prompt this model was not exported for, LimitError
         for one longer than the cache."""
-        self._check(prompt, sampling)
+        self._card.check(prompt, sampling, self._capacity)
         return self._stream(prompt, sampling)
 
     def close(self) -> None:
@@ -89,24 +86,9 @@ class OpenVINOEngine:
                 self._left.append(request)
             self._release()
 
-    def _check(self, prompt: Context, sampling: Sampling) -> None:
-        context = prompt.context
-        if not context or min(context) < 0 or max(context) >= self._size:
-            raise EngineError(f"a context needs ids from 0 to {self._size - 1}; found {len(context)} ids, {list(context[:8])} ...")
-        legal = _legal(tuple(prompt.allowed), tuple(prompt.stop))
-        head = next((head for head in self._heads if any(context[-1] in r for r in head.after)), None)
-        if head is None or head.legal != legal:
-            known = "no ids at all" if head is None else str(list(head.legal))
-            raise EngineError(f"this model was exported to generate {known} after id {context[-1]}; the prompt asks for {list(legal)}")
-        if len(context) + sampling.max_new_ids > self._capacity:
-            raise LimitError(
-                f"{len(context)} ids and {sampling.max_new_ids} new ones exceed the cache of {self._capacity}: "
-                "shorten the prompt or raise cache_gb"
-            )
-
     def _submit(self, prompt: Context, sampling: Sampling) -> _Request:
         config = self._config()
-        config.max_new_tokens = sampling.max_new_ids
+        config.max_new_tokens, config.min_new_tokens = sampling.max_new_ids, sampling.min_new_ids
         config.logprobs = 1
         config.repetition_penalty = sampling.repetition_penalty
         config.stop_token_ids = set(prompt.stop) or {0}
@@ -115,7 +97,7 @@ class OpenVINOEngine:
         if sampling.temperature > 0:
             config.do_sample = True
             config.temperature, config.top_p, config.rng_seed = sampling.temperature, sampling.top_p, sampling.seed
-            config.top_k = sampling.top_k or self._size
+            config.top_k = sampling.top_k or self._card.vocab_size
         ids = self._tensor(np.array([prompt.context], np.int64))
         with self._lock:
             try:
@@ -194,38 +176,9 @@ class _Request:
         self.error = ""
 
 
-@lru_cache(maxsize=64)
-def _legal(allowed: Sequence[range], stop: Sequence[int]) -> tuple[range, ...]:
-    return merge([*allowed, *stop])
-
-
-class _Card(NamedTuple):
-    """What `export_openvino` wrote beside the model."""
-
-    vocab_size: int
-    precision: str
-    cached_numbers_per_id: int
-    heads: list[Head]
-
-    @classmethod
-    def load(cls, folder: Path) -> _Card:
-        """Read it. Raises CheckpointError."""
-        if not (folder / XML).is_file():
-            raise CheckpointError(f"{folder} holds no {XML}: make it with `gpa convert {folder}`")
-        path = (folder / XML).with_suffix(".json")
-        try:
-            raw = json.loads(path.read_text())
-            heads = [Head.from_json(head) for head in raw["heads"]]
-            return cls(int(raw["vocab_size"]), raw["precision"], int(raw["cached_numbers_per_id"]), heads)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error!r}): make it anew with `gpa convert {folder}`") from error
-
-
 def _properties(folder: Path, threads: int | None, exact: bool) -> dict[str, Any]:
     """How OpenVINO shall compute: the same on every CPU and, as far as it can be had, in every batch."""
-    if threads is None:
-        big = (folder / XML).with_suffix(".bin").stat().st_size >= BIG
-        threads = max(1, (os.cpu_count() or 1) // 2) if big else 1
+    threads = threads or threads_for((folder / XML).with_suffix(".bin"))
     properties: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 where the CPU has it

@@ -56,9 +56,12 @@ class TransformersEngine:
         generator = torch.Generator().manual_seed(sampling.seed)
         cache = self._cache()
         seen, fed = list(prompt.context), list(prompt.context)
-        for _ in range(sampling.max_new_ids):
+        ends = torch.isin(legal, torch.tensor(sorted(prompt.stop), dtype=torch.long))
+        for count in range(sampling.max_new_ids):
             scores = self._scores(fed, cache)[legal]
             logprobs = scores.log_softmax(-1)
+            if count < sampling.min_new_ids:
+                scores = scores.masked_fill(ends, -torch.inf)
             place = self._pick(_penalised(scores, torch.isin(legal, torch.tensor(seen)), sampling), sampling, generator)
             id = int(legal[place])
             if id in prompt.stop:

@@ -2,8 +2,8 @@
 
 The graph is what openvino-genai's ContinuousBatchingPipeline takes: a stateful decoder whose attention it turns
 into paged attention. Two things are ours:
-- heads (see engines/heads.py). Logits are computed for the ids that some head may generate, those barred by the id
-  just fed are -inf, and so are all others, at full width: a repetition penalty over prompt ids finds its row.
+- heads (see engines/heads.py). The id just fed chooses the head, and each multiplies by the rows of its own ids alone;
+  all other logits are -inf, at full width: a repetition penalty over prompt ids finds its row.
 - `sampled_tokens_indices`. The pipeline fills this input with the rows it will sample; no other row meets the head.
 """
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpa.engines.base import Context
+from gpa.engines.card import Card, ids_of
 from gpa.engines.heads import Head, heads_of
 from gpa.engines.openvino import XML
 from gpa.errors import CheckpointError
@@ -77,18 +78,23 @@ def export_openvino(folder: Path, out: Path, precision: Precision = "int8", head
 
     shape = LMShape.load(folder)
     weights = Weights(Path(folder) / "model.safetensors")
-    everything = (range(shape.vocab_size),)
-    asked = heads_of(heads) or (Head(everything, everything),)
-    beyond = [r for head in asked for r in (*head.after, *head.legal) if r.stop > shape.vocab_size]
-    if beyond:
-        raise CheckpointError(f"{folder} has {shape.vocab_size} ids; the prompts ask for {beyond[0]}")
+    asked = heads_for(folder, shape, heads)
     model = _Builder(shape, weights, precision, asked).model()
     path = Path(out) / XML
     path.parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, str(path), compress_to_fp16=False)
-    card = {"vocab_size": shape.vocab_size, "precision": precision, "cached_numbers_per_id": shape.cached_numbers_per_id}
-    path.with_suffix(".json").write_text(json.dumps(card | {"heads": [head.to_json() for head in asked]}) + "\n")
+    Card(shape.vocab_size, precision, shape.cached_numbers_per_id, asked).save(path.with_suffix(".json"))
     return path
+
+
+def heads_for(folder: Path, shape: LMShape, prompts: Sequence[Context]) -> tuple[Head, ...]:
+    """The heads that these prompts need; none: every id may follow every id. Raises CheckpointError for ids beyond the vocabulary."""
+    everything = (range(shape.vocab_size),)
+    heads = heads_of(prompts) or (Head(everything, everything),)
+    beyond = [r for head in heads for r in (*head.after, *head.legal) if r.stop > shape.vocab_size]
+    if beyond:
+        raise CheckpointError(f"{folder} has {shape.vocab_size} ids; the prompts ask for {beyond[0]}")
+    return heads
 
 
 class _Builder:
@@ -229,23 +235,39 @@ class _Builder:
         return self.ops.multiply(self.ops.convert(self.ops.constant(codes), "f32"), scale)
 
     def _head(self, x: Node, fed: Node) -> Node:
-        """Hidden rows (N, S, hidden) and the ids fed at them (N, S) -> logits (N, S, vocab_size); S is 1 when paged."""
+        """Hidden rows (N, S, hidden) and the ids fed at them (N, S) -> logits (N, S, vocab_size); S is 1 when paged.
+
+        Each head multiplies only the rows of its own batch mates, so a task never pays for another's ids."""
         ops, size = self.ops, self.shape.vocab_size
-        name = "lm_head.weight" if "lm_head.weight" in self.weights else "model.embed_tokens.weight"
-        rows = np.unique(np.concatenate([np.r_[r] for head in self.heads for r in head.legal]))
-        logits = ops.matmul(x, self._table(name, rows), False, True)
-        legal = np.ones((len(self.heads) + 1, len(rows)), np.bool_)  # the last row: after ids that belong to no head
-        speaker = np.full(size, len(self.heads), np.int32)
+        flat = ops.reshape(x, [-1, self.shape.hidden_size], False)
+        speaker = np.full(size, len(self.heads), np.int32)  # ids that belong to no head: nothing may follow
         for i, head in enumerate(self.heads):
-            legal[i] = np.isin(rows, np.concatenate([np.r_[r] for r in head.legal]))
-            speaker[np.concatenate([np.r_[r] for r in head.after])] = i
-        logits = ops.select(ops.gather(legal, ops.gather(speaker, fed, 0), 0), logits, np.float32(-np.inf))
-        # spread over the full width: ids without a row read the -inf in front
-        place = np.zeros(size, np.int32)
-        place[rows] = np.arange(1, len(rows) + 1)
-        nothing = ops.constant(np.full((1, 1, 1), -np.inf, np.float32))
-        front = ops.broadcast(nothing, ops.concat([ops.shape_of(fed), [1]], 0))
-        return ops.gather(ops.concat([front, logits], 2), place, 2)
+            speaker[ids_of(head.after)] = i
+        speakers = ops.gather(speaker, ops.reshape(fed, [-1], False), 0)
+        logits = self._nothing(ops.shape_of(speakers), size)
+        for i, head in enumerate(self.heads):
+            mine = ops.squeeze(ops.non_zero(ops.equal(speakers, np.int32(i)), "i64"), 0)
+            logits = ops.scatter_update(logits, mine, self._spread(ops.gather(flat, mine, 0), head), 0)
+        return ops.reshape(logits, ops.concat([ops.shape_of(fed), [size]], 0), False)
+
+    def _spread(self, x: Node, head: Head) -> Node:
+        """Hidden rows (N, hidden) -> logits (N, vocab_size): -inf but for the ids that `head` may generate."""
+        ops = self.ops
+        name = "lm_head.weight" if "lm_head.weight" in self.weights else "model.embed_tokens.weight"
+        logits = ops.matmul(x, self._table(name, ids_of(head.legal)), False, True)
+        rows = ops.gather(ops.shape_of(x), [0], 0)
+        pieces = ops.variadic_split(logits, 1, [len(r) for r in head.legal]).outputs()
+        parts, end = [], 0
+        for r, piece in zip(head.legal, pieces, strict=True):
+            parts += [self._nothing(rows, r.start - end), piece] if r.start > end else [piece]
+            end = r.stop
+        if end < self.shape.vocab_size:
+            parts.append(self._nothing(rows, self.shape.vocab_size - end))
+        return ops.concat(parts, 1)
+
+    def _nothing(self, rows: Node, width: int) -> Node:
+        """(rows, width) of -inf."""
+        return self.ops.broadcast(np.float32(-np.inf), self.ops.concat([rows, [width]], 0))
 
 
 def quantize_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
