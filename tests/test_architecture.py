@@ -42,6 +42,7 @@ LEVELS = {
     "gpa.passages": 1,
     "gpa.align": 1,
     "gpa.voice": 1,
+    "gpa.watermark": 1,
     "gpa.hub": 1,
     "gpa.evaluation": 0,  # metrics, speaker, dnsmos, judge
     "gpa.nets": 0,

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gpa.cli import demo, judge, listen, make, serve, speak, voices
+from gpa.cli import demo, detect, judge, listen, make, serve, speak, voices
 from gpa.errors import GPAError
 
 INTERRUPTED = 130
@@ -78,7 +78,7 @@ def _verbs(group: typer.Typer, **verbs: Callable[..., None]) -> typer.Typer:
 app = _group("Speak, listen and convert voices with one language model.")
 app.callback()(_options)
 _verbs(app, demo=demo.demo, tts=speak.tts, asr=listen.asr, vc=speak.vc, serve=serve.serve, info=voices.info)
-_verbs(app, eval=judge.evaluate, convert=make.convert)
+_verbs(app, detect=detect.detect, eval=judge.evaluate, convert=make.convert)
 _voice = _verbs(_group("Make and look at voices."), create=voices.create, list=voices.list_, info=voices.describe)
 _data = _verbs(
     _group("Make training data."), synth=make.synth, pack=make.pack, features=make.features, tokenize=make.tokenize, testset=make.render
