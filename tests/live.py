@@ -1,4 +1,3 @@
-# ruff: noqa: E402  (the extra `server` may be missing)
 """A server on a free port of 127.0.0.1, in a thread of the test's process, with the fakes' model or any other."""
 
 from __future__ import annotations
