@@ -5,21 +5,23 @@ What holds no speech never reaches the model, so silence, noise and music are no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpa import bounds, prompt, sounds
+from gpa import align, bounds, prompt, sounds
 from gpa.audio import Wav
 from gpa.engines.base import Sampling
 from gpa.parts import Outcome, Parts
-from gpa.results import Segment
+from gpa.results import Segment, Word
 from gpa.segment import Segmenter
 from gpa.sounds import SPAN, Sound
 from gpa.text import sentence_case
 
 STEP = 0.08  # seconds of a live source that are looked at together
+_WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff]|[^\\s\u3040-\u30ff\u3400-\u9fff]+")
 FIRST = 0.7  # seconds of open speech, the detector's padding of 0.16 included, that are read first ...
 AGAIN = 0.4  # ... and then after so many more seconds, and
 GROWTH = 1.2  # times as much speech: reading a long span again and again costs little more than reading it once
@@ -35,22 +37,22 @@ class Reading:
     looped: bool
 
 
-def listen(parts: Parts, sound: Sound, sampling: Sampling) -> Iterator[Segment]:
-    """The segments of a sound in which something is said."""
+def listen(parts: Parts, sound: Sound, sampling: Sampling, words: bool = False) -> Iterator[Segment]:
+    """The segments of a sound in which something is said; `words`: with the time of every word."""
     for start, wav in sounds.spans(sound, parts.sample_rate):
-        if len(wav) and (heard := hear(parts, start, wav, sampling)).text:
+        if len(wav) and (heard := hear(parts, start, wav, sampling, words)).text:
             yield heard
 
 
-def listen_live(parts: Parts, sound: Sound, sampling: Sampling) -> Iterator[Segment]:
-    """As `listen`, and while somebody speaks what is understood so far, as partial segments."""
+def listen_live(parts: Parts, sound: Sound, sampling: Sampling, words: bool = False) -> Iterator[Segment]:
+    """As `listen`, and while somebody speaks what is understood so far, as partial segments (without words)."""
     segmenter, shown = Segmenter(SPAN, parts.sample_rate), _Shown()
     for block in sounds.steps(sound, parts.sample_rate, STEP):
-        yield from shown.finals(hear(parts, found.start, found.wav, sampling) for found in segmenter.push(block))
+        yield from shown.finals(hear(parts, found.start, found.wav, sampling, words) for found in segmenter.push(block))
         begun = segmenter.begun
         if begun is not None and shown.due(begun.end - begun.start):
             yield from shown.partials(hear(parts, begun.start, begun.wav, sampling))
-    yield from shown.finals(hear(parts, found.start, found.wav, sampling) for found in segmenter.flush())
+    yield from shown.finals(hear(parts, found.start, found.wav, sampling, words) for found in segmenter.flush())
 
 
 class _Shown:
@@ -87,11 +89,19 @@ def _goes_on(before: str, text: str) -> bool:
     return text[: len(before)].lower() == before.lower() and not text[len(before) : len(before) + 1].isalnum()
 
 
-def hear(parts: Parts, start: float, wav: Wav, sampling: Sampling) -> Segment:
+def hear(parts: Parts, start: float, wav: Wav, sampling: Sampling, words: bool = False) -> Segment:
     """One stretch of speech of at most SPAN seconds -> what is said in it, possibly nothing."""
     reading = read(parts, *parts.encode(wav), sampling)
     end = start + len(wav) / parts.sample_rate
-    return Segment(start, end, reading.text, reading.confidence, reading.truncated, reading.looped)
+    timed = words_of(reading.text, wav, parts.sample_rate, start) if words else ()
+    return Segment(start, end, reading.text, reading.confidence, reading.truncated, reading.looped, timed)
+
+
+def words_of(text: str, wav: Wav, sample_rate: int, start: float = 0.0) -> tuple[Word, ...]:
+    """A text and the sound (T,) that it is said in from `start` on -> its words with their times; of scripts without spaces each sign."""
+    said = _WORD.findall(text)
+    times = align.words(wav, sample_rate, said)
+    return tuple(Word(start + time.start, start + time.end, word) for word, time in zip(said, times, strict=True))
 
 
 def read(parts: Parts, glm: Sequence[int] | None, semantic: Sequence[int], sampling: Sampling) -> Reading:

@@ -18,14 +18,13 @@ _BRACKETS = 40  # characters of a pause mark or the like, which no cut may part
 
 def passages(texts: str | Iterable[str]) -> Iterator[str]:
     """Pull pieces of text until a passage is certain, give it out, go on; the passages joined are the text."""
-    if isinstance(texts, str):
-        texts = (texts[start : start + LONGEST] for start in range(0, len(texts), LONGEST))
     held = ""
-    for text in texts:
-        held += text
-        while end := _end(held):
-            yield held[:end]
-            held = held[end:]
+    for text in (texts,) if isinstance(texts, str) else texts:
+        for start in range(0, len(text), LONGEST):  # a little at a time: linear in the text
+            held += text[start : start + LONGEST]
+            while end := _end(held):
+                yield held[:end]
+                held = held[end:]
     if held:
         yield held
 
@@ -46,10 +45,9 @@ def _end(text: str) -> int:
 
 def _between_words(text: str) -> int:
     window = text[:LONGEST]
-    bracket = window.rfind("[")
-    if bracket > LONGEST - _BRACKETS and "]" not in window[bracket:]:
-        window = window[:bracket]
-    return max(window.rfind(" "), window.rfind("\n")) + 1 or len(window)
+    place = max(window.rfind(" "), window.rfind("\n")) + 1 or LONGEST
+    bracket = text.rfind("[", max(1, place - _BRACKETS), place)
+    return bracket if bracket > 0 and "]" not in text[bracket:place] else place
 
 
 def _bytes(text: str) -> int:

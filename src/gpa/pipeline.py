@@ -101,19 +101,21 @@ class GPA(Parts):
 
     # ---- speech -> text ----
 
-    def asr(self, sound: Sound, *, sampling: Sampling | None = None) -> Transcript:
+    def asr(self, sound: Sound, *, sampling: Sampling | None = None, words: bool = False) -> Transcript:
         """Transcribe. See `stream_asr`."""
-        segments = tuple(self.stream_asr(sound, sampling=sampling))
+        segments = tuple(self.stream_asr(sound, sampling=sampling, words=words))
         return Transcript(" ".join(part.text for part in segments), segments)
 
-    def stream_asr(self, sound: Sound, *, sampling: Sampling | None = None, partials: bool = False) -> Iterator[Segment]:
+    def stream_asr(
+        self, sound: Sound, *, sampling: Sampling | None = None, words: bool = False, partials: bool = False
+    ) -> Iterator[Segment]:
         """Transcribe segment by segment; silence gives none. Memory stays flat over hours.
 
-        partials: while somebody speaks, give what is understood so far too: segments marked `partial`, of the same `start`, the
-        first 0.6 s after speech began. A text goes on from the one before it, or is marked `revised`.
+        words: time every word. partials: while somebody speaks, give what is understood so far too: segments marked `partial`,
+        of the same `start`, the first 0.6 s after speech began. A text goes on from the one before it, or is marked `revised`.
         Raises AudioError, while iterating where the sound is damaged further on."""
         drawn = self.sampling("asr", sampling, 0)
-        return listen_live(self, sound, drawn) if partials else listen(self, sound, drawn)
+        return listen_live(self, sound, drawn, words) if partials else listen(self, sound, drawn, words)
 
     # ---- speech -> speech ----
 

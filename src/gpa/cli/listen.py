@@ -36,6 +36,7 @@ def asr(
     files: Annotated[list[str], typer.Argument(help="Sounds to transcribe; patterns like '*.mp3' are expanded, - reads standard input.")],
     format: Annotated[TextFormat, typer.Option("--format", "-f", help="How to write what was said.")] = TextFormat.text,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for one file a sound, instead of stdout.")] = None,
+    words: Annotated[bool, typer.Option("--words", help="Time every word, in the JSON.")] = False,
     checkpoint: Checkpoint = "nano",
     engine: EngineName = "auto",
     json: Json = False,
@@ -51,7 +52,7 @@ def asr(
     with open_model(checkpoint, engine) as model:
         for name in names:
             try:
-                _put(name, _transcribe(model, name), format, out, several=len(names) > 1)
+                _put(name, _transcribe(model, name, words), format, out, several=len(names) > 1)
             except GPAError as error:
                 if len(names) == 1 or isinstance(error.__cause__, BrokenPipeError):
                     raise
@@ -78,14 +79,14 @@ def _make(folder: Path) -> None:
         raise GPAError(f"{folder} cannot be made: {error.strerror or error}") from error
 
 
-def _transcribe(model: GPA, name: str) -> Transcript:
+def _transcribe(model: GPA, name: str, words: bool) -> Transcript:
     """The transcript; on a terminal a counter shows how far it is."""
     from gpa.results import Transcript
 
     segments = []
     watched = sys.stderr.isatty()
     with sound_from(name) as sound:
-        for segment in model.stream_asr(sound):
+        for segment in model.stream_asr(sound, words=words):
             segments.append(segment)
             if watched:
                 typer.echo(f"\r{name}: {segment.end:.0f} s", err=True, nl=False)
@@ -96,6 +97,9 @@ def _transcribe(model: GPA, name: str) -> Transcript:
 
 def _put(name: str, transcript: Transcript, format: TextFormat, out: Path | None, several: bool) -> None:
     row: dict[str, Any] = {"file": name, **asdict(transcript)}
+    for segment in row["segments"]:
+        for key in ("partial", "revised", *(() if segment["words"] else ("words",))):
+            del segment[key]
     if out is None and format is TextFormat.json:
         print_json(row)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import shutil
 import sys
@@ -49,9 +50,16 @@ def print_json(result: dict[str, Any]) -> None:
     typer.echo(json.dumps(result, ensure_ascii=False))
 
 
-def read_text(text: str) -> str:
-    """The text itself; - is standard input."""
-    return sys.stdin.buffer.read().decode("utf-8", "replace") if text == "-" else text
+def text_from(text: str) -> str | Iterator[str]:
+    """The text itself; - is standard input, as it comes."""
+    return _typed() if text == "-" else text
+
+
+def _typed() -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while data := sys.stdin.buffer.read1(1 << 16):
+        yield decoder.decode(data)
+    yield decoder.decode(b"", final=True)
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from gpa.cli.options import (
     open_model,
     pour,
     print_json,
-    read_text,
     sound_from,
+    text_from,
 )
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
 
 def tts(
-    text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
+    text: Annotated[str, typer.Argument(help="What to say; - reads standard input, and speaks each sentence when it has come.")],
     out: Out,
     voice: VoiceName = "",
     speed: Annotated[float, typer.Option("--speed", min=0.25, max=4.0, help="2 is twice as fast; the pitch stays.")] = 1.0,
     seed: Seed = 0,
     language: Annotated[str, typer.Option("--language", help="en or zh; default: by the script of the text.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Read every sentence again before it is heard; draw a bad one anew.")] = False,
     format: AudioFormat = "",
     checkpoint: Checkpoint = "nano",
     engine: EngineName = "auto",
@@ -45,12 +46,12 @@ def tts(
 ) -> None:
     """Speak a text."""
     check_out(out, json)
-    words = read_text(text)
+    words = text_from(text)
     with open_model(checkpoint, engine) as model:
         target = model.voice(voice or None)
         said = language or None
-        whole = partial(model.tts, words, target, speed=speed, seed=seed, language=said)
-        stream = partial(model.stream_tts, words, target, speed=speed, seed=seed, language=said)
+        whole = partial(model.tts, words, target, speed=speed, seed=seed, language=said, check=check)
+        stream = partial(model.stream_tts, words, target, speed=speed, seed=seed, language=said, check=check)
         _deliver(model, whole, stream, out, format, json)
 
 
@@ -59,6 +60,12 @@ def vc(
     voice: VoiceName,
     out: Out,
     seed: Seed = 0,
+    window: Annotated[
+        float,
+        typer.Option(
+            "--window", min=0, max=4, help="For live talk: convert every so many seconds, 0.16 to 4; 0: whole stretches of speech."
+        ),
+    ] = 0.0,
     format: AudioFormat = "",
     checkpoint: Checkpoint = "nano",
     engine: EngineName = "auto",
@@ -66,9 +73,12 @@ def vc(
 ) -> None:
     """Say the same in another voice."""
     check_out(out, json)
+    if 0 < window < 0.16:
+        raise typer.BadParameter(f"--window is {window} (legal: 0, or 0.16 to 4)")
     with sound_from(source) as sound, open_model(checkpoint, engine) as model:
-        target = model.voice(voice)
-        _deliver(model, partial(model.vc, sound, target, seed=seed), partial(model.stream_vc, sound, target, seed=seed), out, format, json)
+        target, size = model.voice(voice), window or None
+        whole = partial(model.vc, sound, target, seed=seed, window=size)
+        _deliver(model, whole, partial(model.stream_vc, sound, target, seed=seed, window=size), out, format, json)
 
 
 def _deliver(model: GPA, whole: Callable[[], Speech], stream: Callable[[], Stream], out: str, format: str, as_json: bool) -> None:
@@ -80,6 +90,8 @@ def _deliver(model: GPA, whole: Callable[[], Speech], stream: Callable[[], Strea
         speech = whole()
         speech.save(out, format or None)
         result = {"file": out, "seconds": speech.duration, "truncated": speech.truncated, "looped": speech.looped}
+        if speech.checks:
+            result |= {"cer": round(speech.cer or 0.0, 3), "retried": speech.retried}
     took = time.perf_counter() - started
     result |= {"sample_rate": model.sample_rate, "took": round(took, 3)}
     if as_json:
