@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 import gpa
 from gpa import hub
 from gpa.pipeline import GPA
-from gpa.server import conversion, health, models, speech, transcription, voices
+from gpa.server import conversion, health, models, realtime, sockets, speech, transcription, voices, wyoming
 from gpa.server.access import Bounded, Guarded, Observed
 from gpa.server.desk import Desk
 from gpa.server.failures import install
@@ -21,7 +21,16 @@ from gpa.server.settings import Settings
 from gpa.server.shelf import Shelf
 from gpa.server.work import House, Threads
 
-ROUTERS = (health.router, speech.router, transcription.router, conversion.router, voices.router, models.router)
+ROUTERS = (
+    health.router,
+    speech.router,
+    transcription.router,
+    conversion.router,
+    voices.router,
+    models.router,
+    realtime.router,
+    sockets.router,
+)
 
 
 def create_app(model: GPA | House, settings: Settings, checkpoint: hub.Checkpoint | None = None) -> FastAPI:
@@ -40,8 +49,9 @@ def create_app(model: GPA | House, settings: Settings, checkpoint: hub.Checkpoin
     metrics.gauge("gpa_jobs_waiting", lambda: runner.waiting)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with nullcontext() if settings.wyoming is None else wyoming.listening(app.state.desk):
+            yield
         house.close()
 
     app = FastAPI(title="gpa", version=gpa.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)  # the pages load foreign scripts
