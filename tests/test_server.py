@@ -15,7 +15,7 @@ pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
 import fakes
-from gpa import audio, hub
+from gpa import audio, hub, watermark
 from gpa.server.app import create_app
 from gpa.server.desk import OPENAI_VOICES
 from gpa.server.settings import Settings
@@ -268,3 +268,24 @@ async def test_consents(client: httpx.AsyncClient) -> None:
     made = (await client.post("/v1/audio/voices", data={"name": "v", "consent": kept[0]["id"]}, files={"audio_sample": CLIP})).json()
     assert (await client.delete(f"/v1/audio/voice_consents/{kept[0]['id']}")).json()["deleted"]
     assert (await client.get(f"/v1/audio/voices/{made['id']}")).status_code == 404, "a withdrawn consent takes its voices along"
+
+
+async def test_words(client: httpx.AsyncClient) -> None:
+    body = (await transcribe(client, response_format="verbose_json", **{"timestamp_granularities[]": ["word", "segment"]})).json()
+    assert [row["word"] for row in body["words"]] == ["Hello", "there."]
+    assert 0 <= body["words"][0]["start"] <= body["words"][0]["end"] <= body["words"][1]["end"] <= body["duration"]
+    only = (await transcribe(client, response_format="verbose_json", timestamp_granularities="word")).json()
+    assert "segments" not in only
+
+
+async def test_what_is_made_carries_the_mark(tmp_path: Path) -> None:
+    found = {}
+    for wanted in (True, False):
+        app = create_app(fakes.model(tmp_path / f"fake-{wanted}"), Settings(voices=tmp_path / "voices", watermark=wanted))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            body = {"model": "x", "input": "Hello there, everybody.", "voice": "amy", "response_format": "wav"}
+            found[wanted] = audio.decode((await client.post("/v1/audio/speech", json=body)).content, 16_000)
+    plain = found[False]
+    assert not np.allclose(found[True], plain, atol=1e-4)
+    marked = watermark.embed(plain, 16_000)
+    assert np.abs(found[True] - marked)[:-400].max() < 2e-2

@@ -31,6 +31,7 @@ def serve(
     consent: Annotated[
         bool | None, typer.Option("--consent/--no-consent", help="Ask for a spoken phrase before a voice is made; default: off loopback.")
     ] = None,
+    watermark: Annotated[bool, typer.Option("--watermark/--no-watermark", help="Mark what is made, so that gpa detect finds it.")] = True,
 ) -> None:
     """Serve the model over HTTP: OpenAI's audio API, and a page at /."""
     try:
@@ -51,6 +52,7 @@ def serve(
         max_seconds=max_seconds,
         voices=voices or settings.voices_folder(),
         consent=consent,
+        watermark=watermark,
     )
     main.run(model, engine, found)
 

@@ -34,4 +34,5 @@ async def conversions(request: Request, desk: Annotated[Desk, Depends(desk)], wh
     voice = desk.voice(form.voice, who)
     if voice is None:
         raise Refusal(400, "voice is empty (legal: the voice to convert to)", "voice", "invalid_value")
-    return poured(desk, who, "vc", form.response_format, form.stream_format, jobs.convert, data, voice, form.response_format, desk.limits)
+    job = (jobs.convert, data, voice, form.response_format, desk.limits, desk.settings.watermark)
+    return poured(desk, who, "vc", form.response_format, form.stream_format, *job)

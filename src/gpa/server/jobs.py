@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from inspect import signature
-from typing import Any
+from typing import TypeAlias
 
-from gpa import audio
-from gpa.errors import GPAError
+from gpa import audio, watermark
+from gpa.audio import Wav
 from gpa.pipeline import GPA
 from gpa.results import Segment
 from gpa.voice import Voice
@@ -37,6 +36,9 @@ class Usage:
     seconds: float
 
 
+Job: TypeAlias = "Generator[Sound | Usage, None, None]"
+
+
 @dataclass(frozen=True)
 class Limits:
     """Of one file."""
@@ -45,44 +47,55 @@ class Limits:
     decoded: int  # bytes as float32
 
 
-def speak(
-    model: GPA, text: str, voice: Voice | str | None, format: str, speed: float, language: str | None = None
-) -> Generator[Sound | Usage, None, None]:
-    """A text as an audio file of `RATE` Hz (`gpa.audio.FORMATS`), chunk by chunk; then Usage."""
-    encoder, seconds = audio.Encoder(format, model.sample_rate, out_rate=RATE), 0.0
-    with closing(model.stream_tts(text, voice, speed=speed, language=language)) as stream:
-        for wav in stream:
-            part = len(wav) / model.sample_rate
-            seconds += part
-            yield Sound(encoder.push(wav), part)
-    yield Sound(encoder.flush(), 0.0)
-    yield Usage(len(model.vocab.encode(text)), round(seconds * speed * model.bicodec.frame_rate), seconds)
+class Writer:
+    """Samples of the model -> an audio file of `RATE` Hz as it grows, marked as made by a machine unless the operator says no."""
+
+    def __init__(self, model: GPA, format: str, mark: bool) -> None:
+        """`format`: one of `gpa.audio.FORMATS`."""
+        self._encoder, self._rate = audio.Encoder(format, model.sample_rate, out_rate=RATE), model.sample_rate
+        self._mark = watermark.Watermark(model.sample_rate) if mark else None
+        self.seconds = 0.0  # written so far
+
+    def push(self, wav: Wav) -> Sound:
+        """(T,) at the model's sample rate."""
+        seconds = len(wav) / self._rate
+        self.seconds += seconds
+        return Sound(self._encoder.push(wav if self._mark is None else self._mark.push(wav)), seconds)
+
+    def flush(self) -> Sound:
+        """The end of the file."""
+        return Sound(self._encoder.flush(), 0.0)
+
+
+def speak(model: GPA, text: str, voice: Voice | str | None, format: str, speed: float = 1.0, mark: bool = True) -> Job:
+    """A text as an audio file (`Writer`), chunk by chunk; then Usage."""
+    out = Writer(model, format, mark)
+    with closing(model.stream_tts(text, voice, speed=speed)) as stream:
+        yield from map(out.push, stream)
+    yield out.flush()
+    yield Usage(len(model.vocab.encode(text)), round(out.seconds * speed * model.bicodec.frame_rate), out.seconds)
 
 
 def listen(model: GPA, data: bytes, limits: Limits, words: bool = False) -> Generator[Segment | Usage, None, None]:
-    """What is said in a file, segment by segment; then Usage. Raises AudioError, LimitError, GPAError (no times of words)."""
-    if words and "words" not in signature(model.stream_asr).parameters:
-        raise GPAError("this version gives no times of words (legal: timestamp_granularities segment)")
+    """What is said in a file, segment by segment, with the times of its words where asked for; then Usage. Raises AudioError,
+    LimitError."""
     wav = audio.decode(data, model.sample_rate, limits.seconds, limits.decoded)
     seconds, written = len(wav) / model.sample_rate, 0
-    options: dict[str, Any] = {"words": True} if words else {}
-    for segment in model.stream_asr(wav, **options):
+    for segment in model.stream_asr(wav, words=words):
         written += len(model.vocab.encode(segment.text))
         yield segment
     yield Usage(round(seconds * model.bicodec.frame_rate), written, seconds)
 
 
-def convert(model: GPA, data: bytes, voice: Voice | str, format: str, limits: Limits) -> Generator[Sound | Usage, None, None]:
+def convert(model: GPA, data: bytes, voice: Voice | str, format: str, limits: Limits, mark: bool = True) -> Job:
     """A file said in another voice, as `speak` gives it. Raises AudioError, LimitError."""
     wav = audio.decode(data, model.sample_rate, limits.seconds, limits.decoded)
-    encoder, seconds = audio.Encoder(format, model.sample_rate, out_rate=RATE), 0.0
+    out = Writer(model, format, mark)
     with closing(model.stream_vc(wav, voice)) as stream:
-        for part in stream:
-            seconds += len(part) / model.sample_rate
-            yield Sound(encoder.push(part), len(part) / model.sample_rate)
-    yield Sound(encoder.flush(), 0.0)
-    codes = round(len(wav) / model.sample_rate * model.bicodec.frame_rate)
-    yield Usage(codes, round(seconds * model.bicodec.frame_rate), seconds)
+        yield from map(out.push, stream)
+    yield out.flush()
+    heard = round(len(wav) / model.sample_rate * model.bicodec.frame_rate)
+    yield Usage(heard, round(out.seconds * model.bicodec.frame_rate), out.seconds)
 
 
 def make_voice(model: GPA, data: bytes, name: str, limits: Limits) -> Generator[Voice, None, None]:

@@ -38,7 +38,7 @@ class Settings:
     voices: Path = field(default_factory=voices_folder)
     max_voices: int = 1000  # in that folder, and as many consents; each is less than 1 KB
     consent: bool | None = None  # ask for a spoken phrase before a voice is made; None: beyond loopback
-    watermark: bool = True
+    watermark: bool = True  # mark what is spoken and converted, so that `gpa detect` finds it
 
     @property
     def asks_consent(self) -> bool:
