@@ -86,7 +86,8 @@ class _Shown:
 
 
 def _goes_on(before: str, text: str) -> bool:
-    return text[: len(before)].lower() == before.lower() and not text[len(before) : len(before) + 1].isalnum()
+    """Whether a text begins with the words of the one before; capitals come and go with the ends of sentences."""
+    return not before or (text[: len(before)].lower() == before.lower() and not text[len(before) : len(before) + 1].isalnum())
 
 
 def hear(parts: Parts, start: float, wav: Wav, sampling: Sampling, words: bool = False) -> Segment:
