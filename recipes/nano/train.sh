@@ -24,6 +24,12 @@ gpa data pack "$speech/manifest.jsonl" --out "$work/packs/human_0000" --without 
 gpa data pack "$speech/manifest.jsonl" --out "$work/heldout/human" --only heldout_speakers.txt
 gpa data testset --text dev_text.txt --out "$work/dev"
 
+#    What the language model hears and never speaks. The tokenizers do not read it: a codec should not learn to make noise.
+heard() { [ -e "$work/heard/$1.jsonl" ] || gpa data "${@:2}" --out "$work/heard/$1"; }
+heard disturbed_human disturb "$work/packs/human_0000.jsonl"
+for pair in pair_00{40..45}; do heard "disturbed_$pair" disturb "$work/packs/$pair.jsonl"; done
+heard noise_0000 noise --count 2000 --babble "$work/packs/pair_0046.jsonl"
+
 # 2. Tokenizers. Twenty pair packs are plenty for them.
 gpa data features --codec bicodec.yaml --glm glm.json "$work"/packs/{human,heart,flite,pair_000,pair_001}*.jsonl
 parallel train tokenizer linguistic linguistic.yaml --work "$work"
@@ -31,7 +37,7 @@ parallel train tokenizer codec codec.yaml --work "$work"
 parallel train tokenizer codec decoder.yaml --work "$work"
 
 # 3. Language model, on every sentence there is.
-gpa data tokenize --codec decoder.yaml --glm linguistic.yaml --work "$work" --out "$work/shards" "$work"/packs/*.jsonl
+gpa data tokenize --codec decoder.yaml --glm linguistic.yaml --work "$work" --out "$work/shards" "$work"/{packs,heard}/*.jsonl
 gpa data tokenize --codec decoder.yaml --glm linguistic.yaml --work "$work" --out "$work/held" "$work"/dev/*.jsonl
 parallel train lm lm.yaml --work "$work"
 

@@ -80,9 +80,8 @@ app.callback()(_options)
 _verbs(app, demo=demo.demo, tts=speak.tts, asr=listen.asr, vc=speak.vc, serve=serve.serve, info=voices.info)
 _verbs(app, detect=detect.detect, eval=judge.evaluate, convert=make.convert)
 _voice = _verbs(_group("Make and look at voices."), create=voices.create, list=voices.list_, info=voices.describe)
-_data = _verbs(
-    _group("Make training data."), synth=make.synth, pack=make.pack, features=make.features, tokenize=make.tokenize, testset=make.render
-)
+_data = _verbs(_group("Make training data."), synth=make.synth, pack=make.pack, disturb=make.disturb, noise=make.noise)
+_verbs(_data, features=make.features, tokenize=make.tokenize, testset=make.render)
 _train = _verbs(_group("Train the parts of a checkpoint."), tokenizer=make.tokenizer, lm=make.lm, assemble=make.assemble)
 app.add_typer(_voice, name="voice")
 app.add_typer(_data, name="data")

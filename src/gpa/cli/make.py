@@ -99,6 +99,32 @@ def pack(
     typer.echo(f"{out}.jsonl {len(written)} utterances")
 
 
+def disturb(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of speech (.jsonl), or a folder of them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Pack to write: OUT.pcm and OUT.jsonl.")],
+    count: Annotated[int | None, typer.Option("--count", min=1, help="How many rows to draw; default: all.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same pack.")] = 0,
+) -> None:
+    """Let speech be heard badly: noise, rooms, telephones, lossy files. Training listens to such rows and never speaks them."""
+    from gpa.data.disturb import write_disturbed
+
+    typer.echo(f"{out}.jsonl {len(write_disturbed(manifest, out, count, seed))} utterances")
+
+
+def noise(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Pack to write: OUT.pcm and OUT.jsonl.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="How many rows.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same pack.")] = 0,
+    babble: Annotated[Path | None, typer.Option("--babble", help="Manifest of speech whose voices make a crowd too.")] = None,
+) -> None:
+    """Make sound in which nothing is said: silence, noise, hum, beeps, clicks, music. Training answers it with no text."""
+    from gpa.data import manifest as manifests
+    from gpa.data.noise import Crowd, write_noise
+
+    crowd = Crowd(manifests.read(babble), babble if babble.is_dir() else babble.parent) if babble else None
+    typer.echo(f"{out}.jsonl {len(write_noise(out, count, seed, crowd))} utterances")
+
+
 def features(
     packs: Packs,
     codec: Annotated[Path, typer.Option("--codec", help="Configuration of the codec (.yaml).")],

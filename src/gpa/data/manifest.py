@@ -53,6 +53,7 @@ SOURCES = {
     "PhilippMatthes/dc_tts recordings": Source("Apache-2.0 (repository licence)", "Philipp Matthes"),
     "Asterisk core sounds en (Debian)": Source("CC BY-SA 3.0", "recorded by Allison Smith; financial contributions by Digium, Inc."),
     "Picovoice speech-to-intent-benchmark": Source("Apache-2.0", "Picovoice Inc."),
+    "synthetic noise": Source("Apache-2.0", "made by gpa.data.noise: noise, hum, beeps, clicks, music; babble of the voices it was given"),
 }
 
 
@@ -72,6 +73,7 @@ class Utterance:
     gender: str | None = None  # "F", "M" or unknown
     language: str = "en"
     text_source: str = "human"  # one of TEXT_SOURCES
+    listen_only: bool = False  # the model may hear this sound (ASR), and never learn to make it (TTS, VC, a voice)
 
 
 _FIELDS = tuple(field.name for field in fields(Utterance))
@@ -116,13 +118,16 @@ def _check(row: dict[str, Any]) -> None:
     wrong = [key for key in _TEXTS if not isinstance(row.get(key, ""), str)]
     wrong += [key for key in ("pair", "gender") if not isinstance(row.get(key) or "", str)]
     wrong += [key for key in ("offset", "samples") if row.get(key) is not None and not _is_count(row[key])]
+    wrong += [] if isinstance(row.get("listen_only", False), bool) else ["listen_only"]
     if row.get("offset") is not None and row.get("samples") is None:
         wrong.append("samples")
     if row.get("text_source", "human") not in TEXT_SOURCES:
         wrong.append("text_source")
     if wrong:
         found = ", ".join(f"{key}={row.get(key)!r}" for key in wrong)
-        legal = f"counts are integers >= 0, a row of a pack has both, text_source is one of {', '.join(TEXT_SOURCES)}"
+        legal = (
+            f"counts are integers >= 0, a row of a pack has both, listen_only is a boolean, text_source one of {', '.join(TEXT_SOURCES)}"
+        )
         raise GPAError(f"manifest row {row['id']!r}: illegal {found}; {legal}")
 
 
@@ -154,7 +159,7 @@ def write(path: Path, utterances: Iterable[Utterance]) -> None:
     partial = path.with_name(path.name + ".tmp")
     with partial.open("w", encoding="utf-8") as file:
         for utterance in utterances:
-            row = {key: value for key, value in asdict(utterance).items() if value is not None}
+            row = {key: value for key, value in asdict(utterance).items() if value is not None and value is not False}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     os.replace(partial, path)
 

