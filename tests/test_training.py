@@ -23,7 +23,7 @@ from gpa.training.checkpoint import learning_rate
 from gpa.training.codec import CodecRecipe, CodecRun
 from gpa.training.codec_data import CodecData
 from gpa.training.jobs import CodecJob, read_job
-from gpa.training.lm import LMRecipe, LMRun, Scorer, guided_attention
+from gpa.training.lm import LMRecipe, LMRun, Scorer
 from gpa.training.lm_data import LMData, Rows
 from gpa.training.losses import Codebook, straight_through
 from gpa.vocab import write_character_tokenizer
@@ -110,19 +110,6 @@ def test_voice_comes_from_another_utterance(shard):
     for i in range(len(rows.rows)):
         for _ in range(5):
             assert rows.voice(i, rng).tolist() != rows.rows[i].voice.tolist()
-
-
-def test_guided_attention_prefers_the_diagonal(shard, vocab):
-    batch = LMData(Rows([shard]), vocab, budget=300).batch(0, 1, "tts")
-    T = batch.ids.shape[1]
-    good, bad = torch.zeros(len(batch.prompts), T, T), torch.zeros(len(batch.prompts), T, T)
-    for row, p in enumerate(batch.prompts):
-        for t in range(len(p.target)):
-            along = min(int(t / len(p.target) * len(p.source)), len(p.source) - 1)
-            good[row, len(p.context) - 1 + t, p.source.start + along] = 50.0
-            bad[row, len(p.context) - 1 + t, p.source.stop - 1 - along] = 50.0
-    assert guided_attention([good], batch.prompts) < 0.05
-    assert guided_attention([bad], batch.prompts) > 0.3
 
 
 def test_padding_and_neighbours_do_not_change_a_score(shard, vocab):

@@ -170,15 +170,16 @@ def best_path(scores: Array, costs: Array) -> NDArray[np.int64]:
 
     Starts in the first two states; ends in the last two where the sound is long enough to get there."""
     T, S = scores.shape
+    before = len(costs) - 1
     came = np.zeros((T, S), np.int8)
-    padded = np.full(S + _JUMPS - 1, _NEVER)
-    padded[_JUMPS - 1 :][:2] = scores[0, :2]
+    padded = np.full(S + before, _NEVER)
+    padded[before:][:2] = scores[0, :2]
     windows = np.lib.stride_tricks.sliding_window_view(padded, S)[::-1]  # row j: the score of the state j before
     for t in range(1, T):
         entered = windows + costs
         came[t] = entered.argmax(0)
-        padded[_JUMPS - 1 :] = entered.max(0) + scores[t]
-    last = padded[_JUMPS - 1 :]
+        padded[before:] = entered.max(0) + scores[t]
+    last = padded[before:]
     ends = max(0, S - 2)
     state = int(ends + last[ends:].argmax()) if last[ends:].max() > _NEVER / 2 else int(last.argmax())
     path = np.zeros(T, np.int64)

@@ -22,8 +22,9 @@ from gpa.errors import CheckpointError, GPAError, MissingExtra
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.lm import LMConfig
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
+from gpa.training.alignment import Aligner
 from gpa.training.carry import carry_over
-from gpa.training.codec import CodecRecipe, CodecRun
+from gpa.training.codec import CodecRecipe, CodecRun, Reader
 from gpa.training.ct2 import whisper_encoder_state
 from gpa.training.features import prepare_pack
 from gpa.training.linguistic import LinguisticRecipe, LinguisticRun
@@ -132,12 +133,15 @@ def prepare_features(codec: Path, glm: Path, packs: list[Path]) -> Iterator[Path
 
 
 def tokenise(codec_job: Path, glm_job: Path, work: Path, packs: list[Path], out: Path) -> Iterator[tuple[Path, int]]:
-    """Packs -> shards in `out` with the averages of two trained tokenizers; yields each shard and its utterances."""
+    """Packs -> shards in `out`, and the times of their letters, with the averages of two trained tokenizers; yields each
+    shard and its utterances."""
     tokenizer = PackTokenizer(trained_codec(codec_job, work), trained_glm(glm_job, work))
+    aligner = Aligner(tokenizer.codec.quantizer, trained_reader(codec_job, work))
     out.mkdir(parents=True, exist_ok=True)
     for pack in packs:
         shard = out / f"{pack.stem}.npz"
-        yield shard, tokenizer.tokenise_pack(pack, shard)
+        tokenizer.tokenise_pack(pack, shard)
+        yield shard, aligner.align_shard(shard)
 
 
 def trained_codec(path: Path, work: Path) -> BiCodec:
@@ -148,6 +152,14 @@ def trained_codec(path: Path, work: Path) -> BiCodec:
     with torch.no_grad():
         codec.quantizer.codebook.weight.copy_(F.normalize(codec.quantizer.codebook.weight, dim=-1))
     return codec.eval()
+
+
+def trained_reader(path: Path, work: Path) -> Reader:
+    """The averaged CTC reader that trained the codec of a job."""
+    job = read_job(path, CodecJob)
+    reader = Reader(_yaml(path.parent / job.net)["audio_tokenizer"]["quantizer"]["input_dim"])
+    reader.load_state_dict(_averaged(work / job.out, "reader."))
+    return reader.eval()
 
 
 def trained_glm(path: Path, work: Path) -> WhisperVQ:

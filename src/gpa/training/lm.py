@@ -1,8 +1,6 @@
 """Trains the language model on ASR, TTS and VC rows together.
 
-Scores are taken over the ids a task may generate (they are all that decoding ever chooses from). Guided attention pulls
-one head of two layers to the diagonal between source and target until it has found the alignment: a loss in training
-only, the model stays a plain Qwen3.
+Scores are taken over the ids a task may generate (they are all that decoding ever chooses from).
 """
 
 from __future__ import annotations
@@ -18,13 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from gpa.nets.lm import LM, LMConfig
 from gpa.prompt import IGNORED, Prompt
+from gpa.training.guide import GUIDED_LAYERS, guided_attention
 from gpa.training.lm_data import DEFAULT_MIX, LMBatch, LMData, Rows
 from gpa.training.loop import Loop, Losses, Schedule
 from gpa.training.workers import Workers
 from gpa.vocab import Vocab
-
-GUIDED_LAYERS = (1, 2)
-GUIDE_WIDTH = 0.15  # of the source: how far from the diagonal attention is free
 
 
 @dataclass(frozen=True)
@@ -77,25 +73,8 @@ class Scorer:
         scores = self.lm.head(hidden[keep], rows).float()
         target = index[batch.labels[keep]]
         right = (scores.argmax(-1) == target).float().mean()
-        cost = guided_attention(watched, batch.prompts) if watched else scores.new_zeros(())
+        cost = guided_attention(watched, batch.prompts, batch.courses) if watched else scores.new_zeros(())
         return F.cross_entropy(scores, target), right, cost
-
-
-def guided_attention(watched: Sequence[Tensor], prompts: Sequence[Prompt], width: float = GUIDE_WIDTH) -> Tensor:
-    """Mean attention that falls far from the diagonal between source and target (Tachibana et al. 2018).
-
-    `watched`: scores (B, T, T) before the causal mask."""
-    T, device = watched[0].shape[1], watched[0].device
-    spans = [(len(p.context) - 1, len(p.target), p.source.start, len(p.source)) for p in prompts]
-    first, count, start, length = torch.tensor(spans, device=device).T[..., None]
-    at = torch.arange(T, device=device)[None]
-    said, read = (at - first) / count, (at - start) / length  # 0..1 along the target, along the source
-    queries = (said >= 0) & (said < 1)
-    source = ((read >= 0) & (read < 1))[:, None]
-    penalty = torch.where(source, 1 - torch.exp(-(said[:, :, None] - read[:, None]).square() / (2 * width**2)), 1.0)
-    future = torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
-    costs = [(scores.float().masked_fill(future, -1e9).softmax(-1) * penalty).sum(-1)[queries].mean() for scores in watched]
-    return torch.stack(costs).mean()
 
 
 class Steps(Dataset[LMBatch]):

@@ -20,6 +20,8 @@ from gpa import prompt
 from gpa.data.shards import TokenisedUtterance, read_shard
 from gpa.errors import GPAError
 from gpa.prompt import IGNORED, Prompt
+from gpa.training.alignment import Times, read_times
+from gpa.training.guide import Course, course
 from gpa.vocab import Vocab
 
 
@@ -55,6 +57,7 @@ class LMBatch:
     ids: Tensor  # (B, T)
     labels: Tensor  # (B, T): labels[t] is the id that follows ids[t], or IGNORED
     prompts: list[Prompt]
+    courses: list[Course]
 
     def to(self, device: torch.device) -> LMBatch:
         """The same on a device."""
@@ -62,15 +65,17 @@ class LMBatch:
 
 
 class Rows:
-    """Tokenised utterances of all shards, ready to be drawn from."""
+    """Tokenised utterances of all shards, ready to be drawn from; with the times of their letters where those are known."""
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self.rows: list[TokenisedUtterance] = []
+        self.times: list[Times | None] = []
         self.pair: list[int] = []
         for shard in shards:
             base = len(self.rows)
             rows = read_shard(shard)
             self.rows += rows
+            self.times += read_times(shard, rows)
             self.pair += [base + row.pair if _spoken_pair(row, rows) else -1 for row in rows]
         if not self.rows:
             raise GPAError("no shard given: LM training needs at least one .npz of tokenised utterances")
@@ -110,6 +115,7 @@ class LMData:
         chosen = sorted(self._draw(rng, task, longest_codes), key=lambda i: int(self.rows.length[i]))
         first = int(rng.integers(len(chosen)))
         prompts: list[Prompt] = []
+        members: list[int] = []
         width = 0
         for i in chosen[first:] + chosen[:first][::-1]:  # rows of like length, starting anywhere
             made = self._prompt(i, task, form, rng)
@@ -118,14 +124,17 @@ class LMData:
             if max(width, len(made.ids)) * (len(prompts) + 1) > self.budget:
                 break
             prompts.append(made)
+            members.append(i)
             width = max(width, len(made.ids))
-        return _pack(task, prompts)
+        rows = self.rows
+        courses = [course(self.vocab, task, p, int(rows.length[i]), rows.times[i]) for p, i in zip(prompts, members, strict=True)]
+        return _pack(task, prompts, courses)
 
     def _draw(self, rng: np.random.Generator, task: str, longest_codes: int | None) -> list[int]:
         rows = self.rows
         human = rows.human if len(rows.human) and rng.random() < self.mix.human[task] else None
         pool = human if human is not None else (rows.paired if task == "vc" and len(rows.paired) else rows.teachers)
-        chosen = pool[rng.integers(len(pool), size=160)]
+        chosen = pool[rng.integers(len(pool), size=max(160, self.budget // 20))]  # enough to fill a batch with rows of like length
         if task == "asr":
             chosen = self._listen(rng, chosen, rows.disturbed_teachers if human is None else rows.disturbed_human)
         if longest_codes is not None:
@@ -167,7 +176,7 @@ def _choose(shares: Mapping[str, float], rng: np.random.Generator) -> str:
     return names[int(rng.choice(len(names), p=p / p.sum()))]
 
 
-def _pack(task: str, prompts: list[Prompt]) -> LMBatch:
+def _pack(task: str, prompts: list[Prompt], courses: list[Course]) -> LMBatch:
     longest = max(len(p.ids) for p in prompts)
     longest += -longest % 8  # few distinct shapes
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -175,4 +184,4 @@ def _pack(task: str, prompts: list[Prompt]) -> LMBatch:
     for row, p in enumerate(prompts):
         ids[row, : len(p.ids)] = torch.tensor(p.ids)
         labels[row, : len(p.ids) - 1] = torch.tensor(p.labels[1:])
-    return LMBatch(task, ids, labels, prompts)
+    return LMBatch(task, ids, labels, prompts, courses)
