@@ -14,9 +14,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpa import hub
 from gpa.errors import CheckpointError
 from gpa.nets import source_filter as reference
 from gpa.nets.bicodec import BiCodec as Net
+from gpa.nets.export import DecoderGraph
 from gpa.nets.fake import tiny_bicodec
 from gpa.tokenizers.bicodec import BiCodec
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
@@ -134,13 +136,20 @@ def test_windows_must_overlap_evenly() -> None:
 # ---- codes -> samples ----
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_stream_equals_decode(codecs: dict[str, BiCodec], flavour: str) -> None:
-    codec = codecs[flavour]
+def chunked(codec: BiCodec, examples: int) -> None:
+    """`examples` random ways to cut codes of random number, against decoding them at once. A window is decoded once: a net is a
+    pure function of it, and which windows it is asked for is what is tested."""
     voice = range(codec.token_num)
+    net, seen = codec.decoder, dict[bytes, dict[str, np.ndarray]]()
 
-    @given(count=st.integers(0, 90), sizes=sizes)
-    @settings(max_examples=15, deadline=None)
+    def once(codes: np.ndarray, voice: np.ndarray, skip: np.ndarray) -> dict[str, np.ndarray]:
+        key = codes.tobytes() + skip.tobytes()
+        if key not in seen:
+            seen[key] = net(codes=codes, voice=voice, skip=skip)
+        return seen[key]
+
+    @given(count=st.integers(0, 120), sizes=sizes)
+    @settings(max_examples=examples, deadline=None)
     def law(count: int, sizes: list[int]) -> None:
         codes = codes_of(count)
         stream = codec.stream(voice, seed=5)
@@ -150,7 +159,101 @@ def test_stream_equals_decode(codecs: dict[str, BiCodec], flavour: str) -> None:
         assert wav.shape == (count * codec.samples_per_code,)
         assert np.array_equal(wav, codec.decode(codes.tolist(), voice, seed=5))
 
-    law()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(codec.__dict__, "decoder", once)
+        law()
+
+
+@pytest.fixture(scope="module")
+def embedded() -> BiCodec:
+    """The codec in the package."""
+    return BiCodec(hub.embedded() / "BiCodec", threads=1)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_stream_equals_decode(codecs: dict[str, BiCodec], flavour: str) -> None:
+    chunked(codecs[flavour], 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flavour", [*FLAVOURS, "embedded"])
+def test_stream_equals_decode_a_thousand_times(codecs: dict[str, BiCodec], embedded: BiCodec, flavour: str) -> None:
+    chunked(embedded if flavour == "embedded" else codecs[flavour], 1000)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("count", [1, 37, 150])
+@torch.inference_mode()
+def test_windows_change_no_sample_in_float64(codecs: dict[str, BiCodec], flavour: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding in windows against one pass over all codes, with a net in float64 whose every path is open."""
+    codec, net = codecs[flavour], DecoderGraph(sharp(tiny_bicodec(flavour)))
+    names = Rows._fields if codec.parametric else ("wav",)
+    digits = net.speaker_encoder.quantizer.digits_of
+    monkeypatch.setattr(net.speaker_encoder.quantizer, "digits_of", lambda codes: digits(codes).double())
+
+    def double(codes: np.ndarray, voice: np.ndarray, skip: np.ndarray) -> dict[str, np.ndarray]:
+        out = net(*(torch.from_numpy(np.asarray(x, np.int64)) for x in (codes, voice, skip)))
+        return {name: x.numpy() for name, x in zip(names, out, strict=True)}
+
+    codes, voice = codes_of(count), np.arange(codec.token_num)
+    out = double(codes[None], voice[None], np.zeros(2))
+    monkeypatch.setitem(codec.__dict__, "decoder", double)
+    wav = codec.decode(codes, voice)
+    expected = whole(Rows(*(out[name][0] for name in Rows._fields)), 640, 160) if codec.parametric else out["wav"][0]
+    assert np.abs(wav - expected).max() < 1e-6 * np.abs(expected).max()
+    loud = 0.9 / np.abs(expected).max()
+    assert np.array_equal(np.rint(wav * loud * 32767), np.rint(expected * loud * 32767))
+
+
+def test_windows_of_the_embedded_codec_change_less_than_a_unit_of_16_bits(embedded: BiCodec) -> None:
+    codes, voice = codes_of(120), np.arange(embedded.token_num)
+    out = embedded.decoder(codes=codes[None], voice=voice[None], skip=np.zeros(2))
+    synthesis = embedded.synthesis(0)
+    expected = np.concatenate([synthesis.push(Rows(*(out[name][0] for name in Rows._fields))), synthesis.flush()])
+    assert np.abs(embedded.decode(codes, voice) - expected).max() < 1 / 32768
+
+
+def test_a_code_of_the_embedded_codec_is_heard_within_its_field(embedded: BiCodec) -> None:
+    """By perturbation of the exported net: the other rows stay as they are."""
+    codes, voice = codes_of(100), np.arange(embedded.token_num)
+    other = codes.copy()
+    other[50] = (other[50] + 64) % 128
+    a, b = (embedded.decoder(codes=x[None], voice=voice[None], skip=np.zeros(2))["harmonic"][0] for x in (codes, other))
+    rows = len(a) // 100
+    heard = np.flatnonzero(np.abs(a - b).max(1) > 1e-5) // rows
+    assert 50 - embedded.field.after <= heard.min()
+    assert heard.max() <= 50 + embedded.field.before
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_the_cost_of_a_second_is_constant_in_the_length(codecs: dict[str, BiCodec], flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in codes that the net is given: a minute is no dearer a second than ten seconds, an hour than a minute."""
+    codec = codecs[flavour]
+
+    def decoded(seconds: int) -> float:
+        given, sizes = 0, stretches(codec.frame_rate)
+        before, left = 0, round(seconds * codec.frame_rate)
+        while left > 0:
+            size = min(next(sizes), left)
+            given += before + size + min(codec.field.after, left - size)
+            before, left = min(codec.field.before, before + size), left - size
+        return given / seconds
+
+    net, seen = codec.decoder, list[int]()
+    monkeypatch.setitem(codec.__dict__, "decoder", lambda codes, **rest: seen.append(codes.shape[1]) or net(codes=codes, **rest))
+    codec.decode(codes_of(round(10 * codec.frame_rate)), range(codec.token_num))
+    assert sum(seen) == round(10 * decoded(10))
+    assert decoded(60) <= decoded(10)
+    assert decoded(3600) <= decoded(60) <= 1.2 * decoded(3600)
+
+
+@given(st.sampled_from([12.5, 25.0, 50.0]), st.floats(0.05, 1 / 1.5), st.integers(2, 30))
+def test_no_gap_while_speech_is_made_fast_enough(frame_rate: float, r: float, count: int) -> None:
+    """Chunk k + 1 is there when chunk k has been played, at any real-time factor up to 1 / GROWTH (0.67)."""
+    sizes = [size / frame_rate for size in itertools.islice(stretches(frame_rate), count)]
+    made = r * np.cumsum(sizes)  # when each chunk is ready, but for a look-ahead that is the same for all
+    over = made[0] + np.cumsum(sizes)  # when each has been played
+    assert (made[1:] <= over[:-1] + 1 / frame_rate).all()  # sizes are whole codes
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
