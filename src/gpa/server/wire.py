@@ -140,26 +140,26 @@ class Pipe:
 
 async def fed(slot: Slot, source: AsyncIterator[Any] | Pipe, job: Function, *args: Any) -> AsyncGenerator[Any, None]:
     """What a job `(model, iterator, *args)` yields while its iterator is fed from `source`. Raises what either raises."""
-    inlet = slot.inlet()
-    feeding = asyncio.ensure_future(_feed(inlet, source, slot))
+    inlet, failed = slot.inlet(), list[Exception]()
+    feeding = asyncio.ensure_future(_feed(inlet, source, slot, failed))
     try:
         async for item in slot.stream(job, inlet, *args):
             yield item
     except Exception:
-        if feeding.done() and not feeding.cancelled() and (failed := feeding.exception()) is not None:
-            raise failed from None
+        if failed:
+            raise failed[0] from None
         raise
     finally:
         await end(feeding)
 
 
-async def _feed(inlet: Feed, source: AsyncIterator[Any] | Pipe, slot: Slot) -> None:
+async def _feed(inlet: Feed, source: AsyncIterator[Any] | Pipe, slot: Slot, failed: list[Exception]) -> None:
     try:
         async for item in source:
             await inlet.put(item)
-    except Exception:
+    except Exception as error:
+        failed.append(error)
         await slot.close()  # what the job would still make is not wanted
-        raise
     inlet.end()
 
 
@@ -169,21 +169,27 @@ async def race(*coroutines: Awaitable[None]) -> None:
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            await end(task)
+        await end(asyncio.gather(*tasks, return_exceptions=True))
     for task in done:
         if not isinstance(task.exception(), Gone):
             task.result()
 
 
-async def end(task: asyncio.Future[None]) -> None:
-    """Cancel, and wait until it is over; its failure is not asked for."""
-    task.cancel()
-    await asyncio.wait({task})
+async def end(task: asyncio.Future[Any]) -> None:
+    """Cancel, and wait until it is over; its failure is not asked for.
+
+    Once is not enough: up to Python 3.11 `asyncio.wait_for` swallows a cancellation that comes as it succeeds."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        task.cancel()
+        try:
+            await asyncio.wait({task}, timeout=0.05)
+        except asyncio.CancelledError as error:  # of whoever ends it: not before it is over
+            cancelled = error
     if not task.cancelled():
         task.exception()
+    if cancelled is not None:
+        raise cancelled
 
 
 def invalid(error: ValidationError) -> Refusal:
