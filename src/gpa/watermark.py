@@ -37,6 +37,7 @@ _TAPS = 0.008  # seconds of the filters: shorter ones blur the bands
 _SMOOTH = 31.25  # Hz, standard deviation of the slopes between bands
 _ALIGNMENTS = 4  # looked at in a slot
 _FLOOR = 1e-6  # of the loud cells' energy: what is quieter is taken for noise
+_NOISE = 10  # percentile of a band's energies that is taken for its steady noise
 _RIDGE = 0.03  # of the bands' mean variance, added before the covariance is inverted
 _TRIALS = len(PAYLOADS) * PERIOD * _ALIGNMENTS
 
@@ -175,28 +176,34 @@ def _looked_at(blocks: Iterable[Wav]) -> Iterator[_Window]:
 
 
 def _window(wav: Wav, start: int) -> _Window:
-    strength, payload = _strength(_evidence(_energies(wav)))
+    strength, payload = _strength(_evidence(*_energies(wav)))
     return _Window(start / RATE, (start + len(wav)) / RATE, _surprise(strength), payload)
 
 
-def _energies(wav: Wav) -> Array:
-    """(T,) at RATE -> (frames, bands), natural log; a frame is as long as a slot, and every _ALIGNMENTS-th follows without overlap."""
+def _energies(wav: Wav) -> tuple[Array, Array]:
+    """(T,) at RATE -> (frames, bands), natural log, and the share of it that is no steady noise, 0 .. 1.
+
+    A frame is as long as a slot; _ALIGNMENTS of them begin in one."""
     size = round(SLOT * RATE)
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(wav, size), size)[:: size // _ALIGNMENTS]
     power = np.abs(np.fft.rfft(frames * np.hanning(size + 1)[:-1])) ** 2
     inside = _band_of(np.fft.rfftfreq(size, 1 / RATE))[:, None] == np.arange(len(EDGES) - 1)
-    energies = power @ (inside / inside.sum(0))
-    return np.log(energies + _FLOOR * np.percentile(energies.mean(1), 90) + np.finfo(np.float64).tiny)
+    energies = power @ (inside / inside.sum(0)) + np.finfo(np.float64).tiny
+    noise = np.percentile(energies, _NOISE, axis=0)
+    return np.log(energies + _FLOOR * np.percentile(energies.mean(1), 90)), np.maximum(0, 1 - noise / energies)
 
 
-def _evidence(energies: Array) -> Array:
-    """(frames, bands) -> the same, freed of what speech does by itself: bands that rise and fall together tell nothing."""
+def _evidence(energies: Array, share: Array) -> Array:
+    """(frames, bands) -> the same, freed of what speech does by itself: bands that rise and fall together tell nothing.
+
+    The generalised least squares of a mark that noise does not bear."""
     moves = energies - energies.mean(0)
     covariance = moves.T @ moves / len(moves)
     ridge = _RIDGE * np.trace(covariance) / len(covariance)
     if not ridge > 0:  # silence, or a single sample
         return np.zeros_like(moves)
-    return np.asarray(np.linalg.solve(covariance + ridge * np.eye(len(covariance)), moves.T).T)
+    whitened = np.linalg.solve(covariance + ridge * np.eye(len(covariance)), moves.T).T
+    return np.asarray(whitened * share)
 
 
 def _strength(evidence: Array) -> tuple[float, int]:

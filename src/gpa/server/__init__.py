@@ -8,7 +8,9 @@
     desk.py      Desk: runner, settings, voices, metrics and checkpoint in one value, handed to every route
     pour.py      Pour: an answer that is made while it is sent
     failures.py  Refusal, and every other exception, in OpenAI's shape
-    speech, transcription, conversion, voices, health: the routes. shelf.py: voices and consents on disk. metrics.py, settings.py
+    speech, transcription, conversion, voices, models, health: the routes. forms.py: multipart. consent.py: phrases and likeness
+    shelf.py: voices and consents on disk. metrics.py, settings.py. main.py: uvicorn, signals, draining
+    realtime, sockets, wyoming: protocols beside HTTP, with their own files
 
 A new protocol is one file with `router = APIRouter()`, added to ROUTERS in app.py (or, beyond HTTP, a server started in the
 lifespan with the Desk). A route asks for what it needs:
@@ -22,7 +24,7 @@ lifespan with the Desk). A route asks for what it needs:
 
 Leaving the `async with`, for whatever reason, stops the job at its next id and frees its slot. Jobs live in jobs.py (or in
 the protocol's own file): module-level generator functions whose first argument is the GPA; they may run in another
-process, so arguments and items must pickle (str, bytes, arrays, Voice, Segment). `desk.voice(name, who)` turns a client's word into a voice
-and never into a path. What is made leaves through `jobs.Writer`, which marks it. Failures: `failures.refusal(error)` gives `.body()` in OpenAI's shape for any exception. Keys and origins
-were checked before a route runs; `caller` names who asks.
+process, so arguments and items must pickle (str, bytes, arrays, Voice, Segment). `desk.voice(name, who)` turns a client's word into
+a voice and never into a path. What is made leaves through `jobs.Writer`, which marks it. `failures.refusal(error)` gives any
+exception a `.body()` in OpenAI's shape. Keys and origins were checked before a route runs; `caller` names who asks.
 """

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpa.evaluation.metrics import cer
 from gpa.voice import Voice
@@ -79,8 +80,9 @@ def likeness(one: Voice, other: Voice) -> float:
     return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
 
 
-def _digits(voice: Voice) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _digits(voice: Voice) -> NDArray[np.float64]:
     count = max(1, round(np.log(voice.codebook_size) / np.log(LEVELS)))
     places = LEVELS ** np.arange(count)
     digits = (np.array(voice.codes)[:, None] // places) % LEVELS
-    return digits.ravel() - (LEVELS - 1) / 2
+    centred: NDArray[np.float64] = digits.ravel() - (LEVELS - 1) / 2
+    return centred

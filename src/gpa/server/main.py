@@ -98,10 +98,10 @@ def _impatient(settings: Settings) -> type[H11Protocol]:
         def _await_head(self) -> None:
             cycle = self.cycle
             self._drop(self._reading)
-            self._reading = self.loop.call_later(settings.read_seconds, lambda: self.cycle is cycle and self._gone())
+            self._reading = self.loop.call_later(settings.read_seconds, self._head_due, cycle)
 
-        def _gone(self) -> None:
-            if self.transport.get_protocol() is self:  # else it is a WebSocket by now
+        def _head_due(self, cycle: object) -> None:
+            if self.cycle is cycle and self.transport.get_protocol() is self:  # else a request came, or it is a WebSocket by now
                 self.transport.abort()
 
         def pause_writing(self) -> None:

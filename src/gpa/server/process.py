@@ -23,7 +23,7 @@ from typing import Any
 
 from gpa.errors import EngineError, GPAError
 from gpa.pipeline import GPA
-from gpa.server.work import End, Event, Function, Tell, Threads, Work
+from gpa.server.work import End, Event, Function, Stopped, Tell, Threads, Work
 
 log = logging.getLogger("gpa.server")
 PATIENCE = 10.0  # seconds that the process is given to end by itself
@@ -240,5 +240,6 @@ def _portable(error: Exception | None) -> Exception | None:
     if isinstance(error, GPAError):
         kind = type(error) if type(error).__init__ is Exception.__init__ else GPAError
         return kind(str(error))
-    log.error("a job failed", exc_info=error)
+    if not isinstance(error, Stopped):
+        log.error("a job failed", exc_info=error)
     return RuntimeError(repr(error))

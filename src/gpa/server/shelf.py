@@ -73,7 +73,7 @@ class Shelf:
         """Keep it, or replace the one with its id. Raises LimitError (full), GPAError (name too long, not writable)."""
         if len(entry.name) > MAX_NAME:
             raise GPAError(f"the name has {len(entry.name)} characters (legal: up to {MAX_NAME})")
-        if entry.id not in self._entries and len(self.all(type(entry))) >= self.most:
+        if entry.id not in self._entries and sum(type(one) is type(entry) for one in self._entries.values()) >= self.most:
             raise LimitError(f"the server keeps {self.most} of these already (legal: up to {self.most}); delete one first")
         path = self._path(entry.id)
         draft = path.with_suffix(".tmp")
