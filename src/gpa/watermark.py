@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import shake_256
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,10 +49,10 @@ def _key(payload: int) -> Array:
         raise GPAError(f"found the payload {payload!r} (legal: {PAYLOADS.start}..{PAYLOADS.stop - 1})")
     bands = len(EDGES) - 1
     digest = shake_256(f"gpa watermark 1 payload {payload}".encode()).digest(PERIOD * bands // 8)
-    return np.unpackbits(np.frombuffer(digest, np.uint8)).reshape(PERIOD, bands) * 2.0 - 1.0
+    return np.where(np.unpackbits(np.frombuffer(digest, np.uint8)), 1.0, -1.0).reshape(PERIOD, bands)
 
 
-def _band_of(frequencies: Array) -> NDArray[np.intp]:
+def _band_of(frequencies: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
     """The band of each frequency in Hz; -1 and the number of bands stand for none."""
     return np.searchsorted(EDGES, frequencies, side="right") - 1
 
@@ -103,7 +104,7 @@ class Watermark:
         self._block[self._past + self._at : self._past + self._at + len(wav)] = wav
         now, then = (np.convolve(self._block, self._filters[slot % PERIOD], "valid") for slot in (self._slot, self._slot + 1))
         rise = np.clip(2 * np.arange(len(now)) / size - 1, 0, 1)  # the second half of a slot leads over to the next
-        marked = now + np.float32(0.5) * (1 - np.cos(np.pi * rise)).astype(np.float32) * (then - now)
+        marked: Wav = now + np.float32(0.5) * (1 - np.cos(np.pi * rise)).astype(np.float32) * (then - now)
         part = marked[self._at : self._at + len(wav)]
         self._at += len(wav)
         if self._at == size:
