@@ -38,6 +38,7 @@ class LMRecipe:
     short_codes: int = 75  # 3 s
     weight_decay: float = 0.05
     compile: bool = True
+    meet: int = 16  # steps after which workers average their weights
     loaders: int = 0  # processes a worker that prepare its batches; 0: the worker itself (a GPU wants about 8)
     tts: float = 0.4
     asr: float = 0.4
@@ -112,7 +113,9 @@ class LMRun:
         if init is not None:
             self.lm.load_state_dict(init)
         self.scorer = Scorer(self.lm, vocab, recipe.compile)
-        schedule = Schedule(recipe.steps, recipe.rate, recipe.warmup, clip=1.0, seed=recipe.seed, weight_decay=recipe.weight_decay)
+        schedule = Schedule(
+            recipe.steps, recipe.rate, recipe.warmup, clip=1.0, seed=recipe.seed, weight_decay=recipe.weight_decay, meet=recipe.meet
+        )
         self.loop = Loop(self.lm, out, schedule)
         self._batches: Iterator[LMBatch] = iter(())
         self.seen = {"tts": 0, "asr": 0, "vc": 0}

@@ -33,6 +33,7 @@ class Schedule:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.02
     average: float = 0.999  # decay of the weight average
+    meet: int = 1  # 1: workers average gradients in every step; n: each goes alone and they average weights every n steps
 
 
 class Loop:
@@ -92,7 +93,7 @@ class Loop:
                 elapsed = {"seconds": time.monotonic() - started, "cpu": time.process_time() - cpu}
                 yield {"step": self.step, **elapsed, **{name: total / (self.step - since) for name, total in sums.items()}}
                 sums, since = {}, self.step
-            if self.checkpoints.due() or self.step == self.schedule.steps:
+            if (self.checkpoints.due() and self._met) or self.step == self.schedule.steps:
                 self.save(extra())
         self.workers.leave()
 
@@ -106,11 +107,22 @@ class Loop:
             learned, told = losses(self.draw)
         self.optimiser.zero_grad()
         torch.stack([weights[name] * loss for name, loss in learned.items()]).sum().backward()
-        self.workers.average_gradients(self.parameters)
+        if s.meet == 1:
+            self.workers.average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, s.clip)
         self.optimiser.step()
         self.step += 1
+        if s.meet > 1 and self._met:
+            self.workers.average([*self.parameters, *self._moments()])
         return {**learned, **told, "grad": norm}
+
+    @property
+    def _met(self) -> bool:
+        """Whether all workers hold the same weights after this step."""
+        return self.step % self.schedule.meet == 0 or self.step == self.schedule.steps
+
+    def _moments(self) -> list[Tensor]:
+        return [value for p in self.parameters for name, value in self.optimiser.state.get(p, {}).items() if name != "step"]
 
     def save(self, extra: dict[str, Any]) -> None:
         """Write the state."""

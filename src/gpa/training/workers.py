@@ -1,7 +1,7 @@
-"""Data-parallel training: one process a core (or GPU), gradients averaged after each backward pass.
+"""Data-parallel training: one process a core (or GPU), each on its own batches.
 
-Started by `torchrun --nproc-per-node N`; a plain start is one worker and costs nothing. Every worker draws its own
-batches and ends each step with the same weights.
+Started by `torchrun --nproc-per-node N`; a plain start is one worker and costs nothing. Either gradients are averaged in
+every step, or weights (with the optimiser's moments) every few steps, which costs a CPU much less.
 """
 
 from __future__ import annotations
@@ -56,6 +56,18 @@ class Workers:
         flat = flat.float() / self.count
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
+
+    @torch.no_grad()
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace every tensor by its mean over the workers, in one message."""
+        if self.count == 1:
+            return
+        tensors = list(tensors)
+        flat = torch.cat([t.detach().reshape(-1) for t in tensors])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
     def gather(self, value: T) -> list[T]:
         """The value of every worker, in order of rank."""
