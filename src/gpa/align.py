@@ -205,4 +205,5 @@ def _filters() -> Array:
 
 @cache
 def _cosines() -> Array:
-    return np.cos(np.pi / BANDS * (np.arange(BANDS)[:, None] + 0.5) * np.arange(CEPSTRA)) * np.sqrt(2 / BANDS)
+    angles = np.pi / BANDS * (np.arange(BANDS)[:, None] + 0.5) * np.arange(CEPSTRA)
+    return np.asarray(np.cos(angles) * np.sqrt(2 / BANDS))

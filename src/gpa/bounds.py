@@ -22,7 +22,7 @@ FASTEST_SPEECH = 15.0  # characters per second that a recogniser is expected to 
 def speech_seconds(text: str) -> float:
     """How long a text takes to say, about; a letter that stands alone is read by its name."""
     signs = sum("\u3040" <= char <= "\u9fff" or "\uac00" <= char <= "\ud7a3" for char in text)
-    words = _WORDS.findall(text)
+    words: list[str] = _WORDS.findall(text)
     spelled = sum(len(word) == 1 and word.lower() not in "ai" and word.isascii() for word in words)
     return _BEGIN + _LETTER * (sum(map(len, words)) - signs) + _WORD * len(words) + _SPELLED * spelled + _SIGN * signs
 

@@ -7,7 +7,7 @@ arrays, as a microphone gives them. What comes out does not depend on how the ch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -32,9 +32,9 @@ def blocks(sound: Sound, sample_rate: int, seconds: float = BLOCK, longest: floa
     size = round(seconds * sample_rate)
     if isinstance(sound, np.ndarray):
         return _cut(audio.as_wav(sound, sample_rate, sample_rate), size)
-    if _is_live(sound):
-        return _live(sound, sample_rate, size, longest)
-    return audio.blocks(sound, sample_rate, seconds, longest)
+    if isinstance(sound, (Iterator, list, tuple)) and not hasattr(sound, "read"):  # open files are iterators too
+        return _live(cast("Iterable[Wav]", sound), sample_rate, size, longest)
+    return audio.blocks(cast("Source", sound), sample_rate, seconds, longest)
 
 
 def steps(sound: Sound, sample_rate: int, seconds: float, longest: float | None = None) -> Iterator[Wav]:
@@ -71,10 +71,6 @@ def silence(seconds: float, sample_rate: int) -> Iterator[Wav]:
         part = min(left, round(BLOCK * sample_rate))
         yield np.zeros(part, np.float32)
         left -= part
-
-
-def _is_live(sound: object) -> bool:
-    return isinstance(sound, (Iterator, list, tuple)) and not hasattr(sound, "read")
 
 
 def _live(chunks: Iterable[Wav], sample_rate: int, size: int, longest: float | None) -> Iterator[Wav]:

@@ -18,7 +18,8 @@ from gpa.errors import AudioError
 
 if TYPE_CHECKING:
     from gpa.audio import Source
-    from gpa.pipeline import GPA, Stream
+    from gpa.parts import Stream
+    from gpa.pipeline import GPA
 
 SPOOL = 64 << 20  # bytes of standard input kept in memory; more go to a temporary file
 
@@ -57,7 +58,8 @@ def text_from(text: str) -> str | Iterator[str]:
 
 def _typed() -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    while data := sys.stdin.buffer.read1(1 << 16):
+    stdin: Any = sys.stdin.buffer
+    while data := stdin.read1(1 << 16):
         yield decoder.decode(data)
     yield decoder.decode(b"", final=True)
 

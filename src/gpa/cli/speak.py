@@ -27,7 +27,8 @@ from gpa.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from gpa.pipeline import GPA, Stream
+    from gpa.parts import Stream
+    from gpa.pipeline import GPA
     from gpa.results import Speech
 
 
