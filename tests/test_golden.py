@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -10,20 +11,24 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gpa.nets.bicodec import BiCodec, load_state
-from gpa.nets.export import export_bicodec, export_glm
-from gpa.nets.folders import read_bicodec, read_glm
+from gpa.audio import as_wav
+from gpa.nets.bicodec import BiCodec
+from gpa.nets.export import export_bicodec, export_glm, wav2vec2_job
+from gpa.nets.folders import WAV2VEC2, read_bicodec, read_glm, read_wav2vec2
 from gpa.nets.mel import BiCodecMel, WhisperMel, mel_filters
 from gpa.nets.net import load_net
-from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
+from gpa.nets.wav2vec2 import Wav2Vec2, normed
+from gpa.nets.whisper import WhisperVQ
 from gpa.tokenizers import volume
 from gpa.tokenizers.bicodec import BiCodec as Codec
 from gpa.tokenizers.glm import GLMTokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
+RULES = json.loads((GOLDEN / "reference_clip/rules.json").read_text())
 GLM_LENGTHS = ("len1", "len1279", "len1280", "len1281", "len14000", "len48000", "len70001", "len96000")
 
 
@@ -42,6 +47,11 @@ def glm() -> WhisperVQ:
     return read_glm(GOLDEN / "glm_tiny")
 
 
+@cache
+def wav2vec2() -> Wav2Vec2:
+    return read_wav2vec2(GOLDEN / "wav2vec2_tiny")
+
+
 def close(ours: Tensor | np.ndarray, theirs: Tensor, atol: float = 2e-5) -> None:
     torch.testing.assert_close(torch.as_tensor(ours), theirs, atol=atol, rtol=1e-5)
 
@@ -53,13 +63,14 @@ def clip(case: str) -> Tensor:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both golden tokenizers as ONNX, in the layout of a checkpoint."""
+    """The golden tokenizers as ONNX, in the layout of a checkpoint."""
     folder = tmp_path_factory.mktemp("golden")
     for part, config in (("bicodec_tiny", "config.yaml"), ("glm_tiny", "config.json")):
         (folder / part).mkdir()
         (folder / part / config).write_text((GOLDEN / part / config).read_text())
     export_bicodec(codec(), folder / "bicodec_tiny")
     export_glm(glm(), folder / "glm_tiny")
+    wav2vec2_job(wav2vec2()).write(folder / "bicodec_tiny" / WAV2VEC2)
     return folder
 
 
@@ -128,13 +139,50 @@ def test_exported_bicodec(exported: Path) -> None:
         close(wav, g[f"{case}/wav"][0, 0], 1e-5)
 
 
-def test_global_codes_of_files(exported: Path) -> None:
+def unconverted(folder: Path) -> Path:
+    """The golden codec in the published layout, no exports: torch runs it."""
+    shutil.copytree(GOLDEN / "bicodec_tiny", folder, ignore=shutil.ignore_patterns("io.*", "e2e.*"))
+    shutil.copytree(GOLDEN / "wav2vec2_tiny", folder / WAV2VEC2, ignore=shutil.ignore_patterns("io.*"))
+    return folder
+
+
+@pytest.mark.parametrize("make", ["exported", "in_torch"])
+def test_a_wave_through_the_whole_codec(make: str, exported: Path, tmp_path: Path) -> None:
     g = io("bicodec_tiny/e2e")
-    tokenizer = Codec(exported / "bicodec_tiny", threads=1)
+    tokenizer = Codec(exported / "bicodec_tiny" if make == "exported" else unconverted(tmp_path / "codec"), threads=1)
     for seconds in (0.5, 1.3, 2.5, 6.5):
         start, stop = g[f"clip{seconds}s/slice"].tolist()
         wav = g["source_int16"][start:stop].numpy().astype(np.float32) / 32768
-        assert np.array_equal(tokenizer.voice(wav), g[f"clip{seconds}s/global_codes"][0, 0])
+        codes, voice = tokenizer.encode(wav), tokenizer.voice(wav)
+        assert np.array_equal(codes, g[f"clip{seconds}s/semantic_codes"][0])
+        assert np.array_equal(voice, g[f"clip{seconds}s/global_codes"][0, 0])
+        if seconds < 6:
+            close(tokenizer.decode(codes.tolist(), voice.tolist()), g[f"clip{seconds}s/wav"][0], 1e-5)
+
+
+@torch.inference_mode()
+def test_wav2vec2() -> None:
+    g, net = io("wav2vec2_tiny/io"), wav2vec2()
+    case = {name.split("/")[1]: value for name, value in g.items() if name.startswith("len16000/")}
+    wav = normed(case["wav"][None])
+    close(wav, case["input_values"])
+    body = net.wav2vec2
+    close(body.feature_extractor(wav), case["conv_features"])
+    close(body.feature_projection(case["conv_features"]), case["projected"])
+    close(body.encoder.pos_conv_embed(case["projected"]), case["pos_conv"])
+    states = net.hidden_states(wav)
+    assert len(states) == 17  # layers 17 .. 24 of the published net are never computed
+    for k in (0, 1, 11, 14, 16):
+        close(states[k], case[f"hidden{k}"])
+    for samples in (400, 8123, 16_000, 20_837):
+        close(net(g[f"len{samples}/wav"][None]), g[f"len{samples}/mix"])
+    close(net.mix(g["batch_gpa/input_values"]), g["batch_gpa/mix"])  # what padding does to a batch: docs/compatibility.md
+
+
+def test_exported_wav2vec2(exported: Path) -> None:
+    g, net = io("wav2vec2_tiny/io"), load_net(exported / "bicodec_tiny" / WAV2VEC2 / "model.onnx", 1)
+    for samples in (400, 8123, 16_000, 20_837):
+        close(net(wav=g[f"len{samples}/wav"][None].numpy())["features"], g[f"len{samples}/mix"])
 
 
 @pytest.mark.parametrize("case", ["loud_clip", "normal", "peaky", "quiet", "silence", "very_quiet"])
@@ -142,6 +190,28 @@ def test_published_volume(case: str) -> None:
     g = io("reference_clip/io")
     wav = g[f"volume/{case}/in_int16"].numpy().astype(np.float32) / 32768
     close(volume.quantile(wav), g[f"volume/{case}/out"], 1e-6)
+
+
+def test_the_volume_of_clips_that_are_no_files() -> None:
+    g = io("reference_clip/io")
+    close(volume.peak(g["volume/normal/in_int16"].numpy().astype(np.float32) / 32768), g["volume/normal/out_tensor_rule"], 1e-6)
+    close(volume.peak(g["volume/stereo/in"].numpy().mean(0)), g["volume/stereo/out_tensor_rule"], 1e-6)
+
+
+def test_resampling() -> None:
+    g = io("reference_clip/io")
+    wav = g["resample24k/in_int16"].numpy().astype(np.float32) / 32768
+    close(as_wav(wav, 24_000, 16_000), g["resample24k/out"], 1e-6)
+
+
+@pytest.mark.parametrize(("name", "rule"), [(n, r) for n, r in RULES.items() if isinstance(r, dict)])
+def test_reference_lengths(name: str, rule: dict[str, float], tmp_path: Path) -> None:
+    config = yaml.safe_load((GOLDEN / "bicodec_tiny/config.yaml").read_text())
+    changes = {"ref_segment_duration": rule.get("ref_segment_duration", 6), "volume_normalize": False}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, **changes}))
+    wav = np.arange(rule.get("samples_in", 7), dtype=np.float32)
+    heard = Codec(tmp_path).reference(wav)
+    assert np.array_equal(heard, wav[np.arange(rule["samples_out"]) % len(wav)]), name
 
 
 def test_reference_clips_are_cut_and_repeated(exported: Path) -> None:
@@ -197,10 +267,12 @@ def test_glm_batch_is_masked() -> None:
     ],
 )
 @torch.inference_mode()
-def test_glm_options(case: str, changes: dict[str, object]) -> None:
+def test_glm_options(case: str, changes: dict[str, object], tmp_path: Path) -> None:
     g = io("glm_tiny/io_variants")
-    net = WhisperVQ(WhisperVQConfig.of({**json.loads((GOLDEN / "glm_tiny/config.json").read_text()), **changes})).eval()
-    load_state(net, load_file(str(GOLDEN / "glm_tiny/model.safetensors")))
+    config = json.loads((GOLDEN / "glm_tiny/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    shutil.copyfile(GOLDEN / "glm_tiny/model.safetensors", tmp_path / "model.safetensors")
+    net = read_glm(tmp_path)
     pooled = net.pooled(net.hidden_states(g["input_features"], g["attention_mask"][:, ::2].sum(1))[-1])
     close(pooled, g[f"{case}/before_vq"])
     assert torch.equal(net.quantize(pooled), g[f"{case}/token_ids"])

@@ -147,8 +147,10 @@ def test_voices(bicodec: BiCodec, published_checkpoint: Path) -> None:
 def test_what_is_refused(bicodec: BiCodec, nano_checkpoint: Path, published_checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match="give it the GLM tokenizer"):
         BiCodec(nano_checkpoint / "BiCodec").encode(speech(1000))
+    silent = GLMTokenizer(published_checkpoint / "glm-4-voice-tokenizer", threads=1)
+    assert silent.encode_with_features(speech(1000))[1] is None
     with pytest.raises(CheckpointError, match="gives no features"):
-        GLMTokenizer(published_checkpoint / "glm-4-voice-tokenizer", threads=1).encode_with_features(speech(1000))
+        BiCodec(nano_checkpoint / "BiCodec", silent).encode(speech(1000))
     with pytest.raises(CheckpointError, match=r"0\.\.127, found 128\.\.128"):
         bicodec.decode([128], [0] * 4)
     with pytest.raises(CheckpointError, match=r"0\.\.127, found -1"):

@@ -126,7 +126,7 @@ class Resampler:
         if rate_in != rate_out:
             import soxr
 
-            self._stream = soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32")
+            self._stream = soxr.ResampleStream(rate_in, rate_out, 1, dtype="float32", quality="VHQ")  # as the published tokenizers resample
 
     def push(self, wav: Wav) -> Wav:
         """(T,) at the rate that comes in -> the samples that are settled, (T',) at the rate that goes out."""

@@ -77,6 +77,6 @@ def _reconstruct(model: GPA) -> Callable[[Wav], Wav]:
 
     def reconstruct(wav: Wav) -> Wav:
         _, states = model.glm.encode_with_features(wav)
-        return model.bicodec.decode(model.bicodec.encode(states), model.bicodec.voice(wav))
+        return model.bicodec.decode(model.bicodec.encode(wav if states is None else states), model.bicodec.voice(wav))
 
     return reconstruct

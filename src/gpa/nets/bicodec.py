@@ -139,9 +139,3 @@ class BiCodec(nn.Module):
             return rows
         wav: Tensor = self.decoder(x.transpose(1, 2))
         return wav
-
-
-def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Strict load, but for training buffers of the published files that inference never reads."""
-    unused = ("cluster_size", "ema_count", "ema_weight", "num_batches_tracked")
-    model.load_state_dict({k: v for k, v in state.items() if not (k.endswith(unused) and k not in model.state_dict())})

@@ -1,6 +1,7 @@
 """The tokenizer nets -> ONNX, beside their weights. Initialisers keep the torch state-dict names.
 
 glm-4-voice-tokenizer/model.onnx  wav (1, T) -> codes (1, ceil(T / 1280)) and, where BiCodec reads them, features (1, frames, C)
+BiCodec/wav2vec2-large-xlsr-53/model.onnx  wav (1, T), T >= 400 -> features (1, (T - 400) // 320 + 1, C)
 BiCodec/encoder.onnx              features (1, T, C) -> codes (1, N)
 BiCodec/speaker.onnx              wav (1, T) -> voice (1, token_num)
 BiCodec/decoder.onnx              codes (1, N), voice (1, token_num), skip (2,) -> wav (1, T), or the Rows of a source-filter head
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from torch import Tensor, nn
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.compress import Precision, compress
 from gpa.nets.mel import BiCodecMel, WhisperMel
+from gpa.nets.net import Net, TorchNet
 from gpa.nets.source_filter import Rows, SourceFilter
+from gpa.nets.wav2vec2 import Wav2Vec2
 from gpa.nets.whisper import WhisperVQ
 
 OPSET = 17
@@ -29,25 +33,81 @@ HOP = 320  # samples per encoder frame
 CODE = 1280  # samples per linguistic code
 
 
-def export_glm(net: WhisperVQ, folder: Path, feature_layers: Sequence[int] = (), precision: Precision = "f32") -> Path:
-    """Write FOLDER/model.onnx; `feature_layers` (counted from 1) are concatenated as the output `features`."""
-    outputs = ["codes", "features"] if feature_layers else ["codes"]
-    return _write(GLMGraph(net, feature_layers), Path(folder) / "model.onnx", {"wav": torch.zeros(1, 16_000)}, outputs, precision)
+@dataclass(frozen=True)
+class Job:
+    """A net to export: its graph, the file's name, an example of its inputs, and the names of its outputs in order."""
+
+    graph: nn.Module
+    file: str
+    example: dict[str, Tensor]
+    outputs: tuple[str, ...]
+
+    def write(self, folder: Path, precision: Precision = "f32") -> Path:
+        """Trace the graph to FOLDER/file."""
+        return _write(self.graph, Path(folder) / self.file, self.example, list(self.outputs), precision)
 
 
-def export_bicodec(codec: BiCodec, folder: Path, precision: Precision = "f32") -> list[Path]:
-    """Write FOLDER/encoder.onnx, speaker.onnx and decoder.onnx."""
+def glm_job(net: WhisperVQ, feature_layers: Sequence[int] = ()) -> Job:
+    """model.onnx of the linguistic tokenizer; `feature_layers` (counted from 1) are concatenated as the output `features`."""
+    outputs = ("codes", "features") if feature_layers else ("codes",)
+    return Job(GLMGraph(net, feature_layers), "model.onnx", {"wav": torch.zeros(1, 16_000)}, outputs)
+
+
+def wav2vec2_job(net: Wav2Vec2) -> Job:
+    """model.onnx of BiCodec's features."""
+    return Job(Wav2Vec2Graph(net), "model.onnx", {"wav": torch.zeros(1, 16_000)}, ("features",))
+
+
+def bicodec_jobs(codec: BiCodec) -> list[Job]:
+    """encoder.onnx, speaker.onnx and decoder.onnx."""
     c = codec.config["audio_tokenizer"]
     features = torch.zeros(1, 24, c["encoder"]["input_channels"])
     codes, voice = torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, c["speaker_encoder"]["token_num"], dtype=torch.long)
     decoded = {"codes": codes, "voice": voice, "skip": torch.tensor([1, 2])}
-    rows = list(Rows._fields) if isinstance(codec.decoder, SourceFilter) else ["wav"]
-    folder = Path(folder)
+    rows = Rows._fields if isinstance(codec.decoder, SourceFilter) else ("wav",)
     return [
-        _write(EncoderGraph(codec), folder / "encoder.onnx", {"features": features}, ["codes"], precision),
-        _write(SpeakerGraph(codec), folder / "speaker.onnx", {"wav": torch.zeros(1, 16_000)}, ["voice"], precision),
-        _write(DecoderGraph(codec), folder / "decoder.onnx", decoded, rows, precision),
+        Job(EncoderGraph(codec), "encoder.onnx", {"features": features}, ("codes",)),
+        Job(SpeakerGraph(codec), "speaker.onnx", {"wav": torch.zeros(1, 16_000)}, ("voice",)),
+        Job(DecoderGraph(codec), "decoder.onnx", decoded, rows),
     ]
+
+
+def export_glm(net: WhisperVQ, folder: Path, feature_layers: Sequence[int] = (), precision: Precision = "f32") -> Path:
+    """Write FOLDER/model.onnx."""
+    return glm_job(net, feature_layers).write(folder, precision)
+
+
+def export_bicodec(codec: BiCodec, folder: Path, precision: Precision = "f32") -> list[Path]:
+    """Write FOLDER/encoder.onnx, speaker.onnx and decoder.onnx."""
+    return [job.write(folder, precision) for job in bicodec_jobs(codec)]
+
+
+def in_torch(job: Job, device: str = "cpu") -> Net:
+    """The net that the job's file would be, run by torch."""
+    return TorchNet(_Named(job.graph, job.outputs), device)
+
+
+class _Named(nn.Module):
+    """A graph whose outputs carry names."""
+
+    def __init__(self, graph: nn.Module, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.graph, self.outputs = graph, tuple(outputs)
+
+    def forward(self, **arrays: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.outputs, self.graph(**arrays), strict=True))
+
+
+class Wav2Vec2Graph(nn.Module):
+    """Wave of any length -> features; the wave is normed as a whole."""
+
+    def __init__(self, net: Wav2Vec2) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, wav: Tensor) -> tuple[Tensor, ...]:
+        """wav (1, T) -> features (1, frames, C)."""
+        return (self.net(wav),)
 
 
 class GLMGraph(nn.Module):

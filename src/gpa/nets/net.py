@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,7 +35,7 @@ class OpenVINONet:
     def __init__(self, path: Path, threads: int | None, device: str, cache_dir: Path | None) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise CheckpointError(f"{self.path} is missing: `gpa convert` writes it from the model.safetensors beside it")
+            raise CheckpointError(f"{self.path} is missing: `gpa convert` writes it from the weights of a checkpoint")
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if device == "CPU":
             settings["INFERENCE_PRECISION_HINT"] = "f32"  # the default is bfloat16 where the CPU has it
@@ -90,9 +91,16 @@ class TorchNet:
 def load_net(path: Path, threads: int | None = None, device: str = "CPU", cache_dir: Path | None = None) -> Net:
     """Compile an `.onnx` or OpenVINO `.xml` file, once, for calls from any thread.
 
+    Where it was never written, torch runs the weights beside it, if torch is installed; on a device `cuda` always.
     threads: of one call; None leaves it to OpenVINO. cache_dir: keep the compiled net there for a faster next start.
     Raises CheckpointError for a file that is missing or damaged."""
-    return OpenVINONet(Path(path), threads, device, cache_dir)
+    path = Path(path)
+    weights = any((path.parent / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
+    if device.startswith("cuda") or (not path.is_file() and weights and find_spec("torch")):
+        from gpa.nets.unexported import open_weights
+
+        return open_weights(path, "cpu" if device == "CPU" else device)
+    return OpenVINONet(path, threads, device, cache_dir)
 
 
 @lru_cache(maxsize=1)

@@ -47,6 +47,11 @@ class Weights(Mapping[str, NDArray[Any]]):
             flat = (flat.astype(np.uint32) << 16).view(np.float32)
         return np.asarray(flat).reshape(entry["shape"])
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every tensor."""
+        return {name: tuple(entry["shape"]) for name, entry in self._table.items()}
+
     def __contains__(self, name: object) -> bool:
         return name in self._table
 

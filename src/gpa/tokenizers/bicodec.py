@@ -23,9 +23,11 @@ from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
 from gpa.tokenizers.glm import Codes, GLMTokenizer
 from gpa.tokenizers.window import MOST_SECONDS, receptive_field, samples_per_code, stretches
 
+SHORTEST = 400  # samples that wav2vec2 needs for one frame
+
 
 class BiCodec:
-    """The folder `BiCodec` of a checkpoint, with encoder.onnx, speaker.onnx and decoder.onnx (each loaded when first used)."""
+    """The folder `BiCodec` of a checkpoint, whose nets are loaded when first used."""
 
     def __init__(
         self,
@@ -35,7 +37,7 @@ class BiCodec:
         device: str = "CPU",
         cache_dir: Path | None = None,
     ) -> None:
-        """`glm` gives the features where the config says `features: whisper`. Raises CheckpointError."""
+        """`glm` gives the features where the config says `features: whisper`; else wav2vec2, inside FOLDER. Raises CheckpointError."""
         self.folder, self._glm = Path(folder), glm
         self._how = threads, device, cache_dir
         config = _read(self.folder / "config.yaml")
@@ -50,33 +52,51 @@ class BiCodec:
         self._reference_samples = int(self.sample_rate * config["ref_segment_duration"]) // self.samples_per_code * self.samples_per_code
         self._level = volume.rule(config, "quantile" if config.get("volume_normalize") else "none")
         self._head: dict[str, Any] = c["decoder"]
+        self._own_features = config.get("features", "wav2vec2") == "wav2vec2"
+        self.voice_codebook_size = math.prod(c["speaker_encoder"]["fsq_levels"])
         made = samples_per_code(config)
         if made != self.samples_per_code:
             raise CheckpointError(f"{self.folder}: the decoder makes {made} samples a code, latent_hop_length is {self.samples_per_code}")
 
     def encode(self, sound: Wav | NDArray[np.float32]) -> Codes:
-        """wav (T,) at `sample_rate`, or features (frames, C) at 50 Hz -> semantic codes (N,). Raises CheckpointError."""
-        features = sound
-        if sound.ndim == 1:
-            if self._glm is None:
-                raise CheckpointError("this BiCodec encodes features: give it the GLM tokenizer to encode a wav")
-            _, features = self._glm.encode_with_features(sound)
+        """wav (T,) at `sample_rate`, or features (frames, C) at 50 Hz -> semantic codes (N,). Raises CheckpointError.
+
+        A wav is heard as a whole: one clip at a time, never padded. With features of wav2vec2 it gives (T - 400) // 320 + 1
+        codes, and none below 400 samples (25 ms)."""
+        features = self._features(sound) if sound.ndim == 1 else sound
         if not len(features):
             return np.zeros(0, np.int64)
         padded = np.pad(features, ((0, -len(features) % self._frames_per_code), (0, 0)))
         codes: Codes = self._encoder(features=padded[None])["codes"][0]
         return codes
 
-    def voice(self, wav: Wav) -> Codes:
-        """Reference clip (T,) at `sample_rate` -> global codes (token_num,). Raises AudioError for an empty clip."""
+    def _features(self, wav: Wav) -> NDArray[np.float32]:
+        """wav (T,) -> features (frames, C)."""
+        if self._own_features:
+            if len(wav) < SHORTEST:
+                return np.zeros((0, 0), np.float32)
+            features: NDArray[np.float32] = self._wav2vec2(wav=self._level(np.asarray(wav, np.float32))[None])["features"][0]
+            return features
+        if self._glm is None:
+            raise CheckpointError("this BiCodec encodes features: give it the GLM tokenizer to encode a wav")
+        _, heard = self._glm.encode_with_features(wav)
+        if heard is None:
+            raise CheckpointError("the GLM tokenizer's model.onnx gives no features: `gpa convert` writes it with them")
+        return heard
+
+    def voice(self, wav: Wav, level: str = "") -> Codes:
+        """Reference clip (T,) at `sample_rate` -> global codes (token_num,). Raises AudioError for an empty clip.
+
+        `level`: a rule of gpa.tokenizers.volume in place of the checkpoint's own."""
         if not len(wav):
             raise AudioError("the reference clip is empty (legal: at least one sample)")
-        codes: Codes = self._speaker(wav=self.reference(wav)[None])["voice"][0]
+        codes: Codes = self._speaker(wav=self.reference(wav, level)[None])["voice"][0]
         return codes
 
-    def reference(self, wav: Wav) -> Wav:
+    def reference(self, wav: Wav, level: str = "") -> Wav:
         """What `voice` hears of a clip: levelled as a whole, then cut to its first 6 s or repeated up to them, as published."""
-        return np.resize(self._level(np.asarray(wav, np.float32)), self._reference_samples)
+        levelled = (volume.RULES[level] if level else self._level)(np.asarray(wav, np.float32))
+        return np.resize(levelled, self._reference_samples)
 
     def decode(self, codes: Iterable[int], voice: Iterable[int], seed: int = 0, f0_scale: float = 1.0) -> Wav:
         """Semantic codes (N,) and global codes (token_num,) -> wav (N * samples_per_code,). `seed` draws the noise."""
@@ -111,6 +131,10 @@ class BiCodec:
     def decoder(self) -> Net:
         """codes (1, N), voice (1, token_num), skip (2,) -> wav (1, T) or rows of all frames but those skipped at either end."""
         return load_net(self.folder / "decoder.onnx", *self._how)
+
+    @cached_property
+    def _wav2vec2(self) -> Net:
+        return load_net(self.folder / "wav2vec2-large-xlsr-53" / "model.onnx", *self._how)
 
     @cached_property
     def _encoder(self) -> Net:

@@ -32,6 +32,7 @@ class GLMTokenizer:
         self.samples_per_code = HOP * int(config.get("pooling_kernel_size", 4))
         self.frame_rate = SAMPLE_RATE / self.samples_per_code
         room = HOP * (int(config.get("max_source_positions", 1500)) - int(config.get("tail_frames", 0)))
+        self.codebook_size = int(config.get("quantize_vocab_size", 16_384))
         self.longest = room // self.samples_per_code * self.samples_per_code  # samples encoded at once
         self._level = volume.rule(config, "none")
         self._net: Net = load_net(folder / "model.onnx", threads, device, cache_dir)
@@ -40,14 +41,14 @@ class GLMTokenizer:
         """wav (T,) at 16 kHz -> codes (ceil(T / 1280),). Longer clips are encoded in independent pieces of about 30 s."""
         return np.concatenate([np.zeros(0, np.int64), *(out["codes"][0] for out in self._pieces(wav))])
 
-    def encode_with_features(self, wav: Wav) -> tuple[Codes, NDArray[np.float32]]:
+    def encode_with_features(self, wav: Wav) -> tuple[Codes, NDArray[np.float32] | None]:
         """wav (T,) -> codes (N,) and the encoder's states (4 N, C) that a BiCodec of `features: whisper` reads.
 
-        Raises CheckpointError where the net was exported without them."""
+        None in their place where the net gives none, as a published one: its BiCodec hears the wav itself."""
         pieces = list(self._pieces(wav))
-        if any("features" not in out for out in pieces):
-            raise CheckpointError("the GLM tokenizer's model.onnx gives no features: export it with feature_layers")
         codes = np.concatenate([np.zeros(0, np.int64), *(out["codes"][0] for out in pieces)])
+        if any("features" not in out for out in pieces):
+            return codes, None
         return codes, np.concatenate([out["features"][0] for out in pieces]) if pieces else np.zeros((0, 0), np.float32)
 
     def _pieces(self, wav: Wav) -> Iterator[dict[str, NDArray[Any]]]:

@@ -41,12 +41,18 @@ def quantile(wav: Wav) -> Wav:
     return audio.astype(np.float32)
 
 
+def peak(wav: Wav) -> Wav:
+    """Bring the peak of (T,) to 0.9: what the reference does with clips that are not files."""
+    loudest = float(np.abs(wav).max(initial=0))
+    return wav * np.float32(0.9 / loudest) if loudest else wav
+
+
 def unchanged(wav: Wav) -> Wav:
     """The clip as it is."""
     return wav
 
 
-RULES: dict[str, Callable[[Wav], Wav]] = {"none": unchanged, "rms": rms, "quantile": quantile}
+RULES: dict[str, Callable[[Wav], Wav]] = {"none": unchanged, "rms": rms, "quantile": quantile, "peak": peak}
 
 
 def rule(config: dict[str, Any], default: str) -> Callable[[Wav], Wav]:
