@@ -118,6 +118,9 @@ def test_foreign_pages_are_refused(locked: Live) -> None:
     foreign = bearer() | {"origin": "https://foreign.example"}
     assert HTTP.get(f"{locked.url}/v1/models", headers=foreign).status_code == 403
     assert HTTP.post(f"{locked.url}/v1/audio/speech", json=say(), headers=bearer() | {"origin": "null"}).status_code == 403
+    rebound = bearer() | {"origin": f"http://evil.example:{locked.port}", "host": f"evil.example:{locked.port}"}
+    assert HTTP.get(f"{locked.url}/v1/models", headers=rebound).status_code == 403
+    assert HTTP.get(f"{locked.url}/v1/models", headers=bearer() | {"origin": "http://[::1"}).status_code == 403
     ours = HTTP.get(f"{locked.url}/v1/models", headers=bearer() | {"origin": "https://ours.example"})
     assert ours.headers["access-control-allow-origin"] == "https://ours.example"
     assert HTTP.get(f"{locked.url}/v1/models", headers=bearer() | {"origin": locked.url}).status_code == 200

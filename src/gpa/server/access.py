@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 import time
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
@@ -18,11 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpa.server.failures import Refusal
 from gpa.server.metrics import Metrics
-from gpa.server.settings import Settings
+from gpa.server.settings import LOOPBACK, Settings
 
 log = logging.getLogger("gpa.server")
 _OPEN = ("/", "/health/live", "/health/ready", "/v1/audio/voices", "/audio/voices", "/v1/audio/models", "/audio/models")
 OPEN = {(method, path) for path in _OPEN for method in ("GET", "HEAD")}  # asks for no key
+GONE = 499  # the client had gone before it got an answer
 _KEY_PROTOCOL = "openai-insecure-api-key."  # how a browser's WebSocket carries a key
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 
@@ -45,12 +46,12 @@ class Observed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         asked = Headers(scope=scope).get("x-client-request-id", "")
         scope["gpa.id"] = name = asked if _REQUEST_ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}"
-        started, status = time.monotonic(), 0
+        started, status = time.monotonic(), GONE
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -60,16 +61,20 @@ class Observed:
                 headers["x-request-id"] = name
                 headers["x-content-type-options"] = "nosniff"
                 headers["openai-processing-ms"] = str(round((time.monotonic() - started) * 1000))
+            elif message["type"] == "websocket.accept":
+                status = 101
+            elif message["type"] == "websocket.close" and status == GONE:
+                status = 403  # as a server says it before the handshake
             await send(message)
 
         try:
             await self.app(scope, receive, sending)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self.metrics.answered(route, status or 499)  # nothing was sent: the client had gone
-            seconds = round(time.monotonic() - started, 4)
-            row = {"id": name, "method": scope["method"], "route": route, "status": status or 499, "seconds": seconds}
-            log.info("%s", json.dumps(row | {"caller": scope.get("gpa.caller", "")}))
+            self.metrics.answered(route, status)
+            row = {"id": name, "method": scope.get("method", "WS"), "route": route, "status": status}
+            row |= {"seconds": round(time.monotonic() - started, 4), "caller": scope.get("gpa.caller", "")}
+            log.info("%s", json.dumps(row))
 
 
 class Guarded:
@@ -94,11 +99,16 @@ class Guarded:
             await send({"type": "websocket.close", "code": 1008, "reason": str(refused)[:120]})
 
     def _origin(self, headers: Headers) -> Refusal | None:
-        """A browser names the page that asks. Ours and the listed ones may, others may not even send."""
+        """A browser names the page that asks. Ours and the listed ones may, others may not even send.
+
+        Where only this machine can reach the server, ours has one of its names: a page that has its own name point here (DNS
+        rebinding) is foreign."""
         origin = headers.get("origin")
         if origin is None or origin in self.settings.cors or "*" in self.settings.cors:
             return None
-        if origin != "null" and urlsplit(origin).netloc == headers.get("host"):
+        place = _place(origin)
+        ours = place is not None and place.netloc == headers.get("host")
+        if ours and place is not None and (self.settings.host not in LOOPBACK or place.hostname in LOOPBACK):
             return None
         return Refusal(403, f"pages of {origin[:100]!r} may not call this server (legal: its own page, and what --cors lists)")
 
@@ -116,6 +126,13 @@ class Guarded:
             return None
         said = "no API key" if found == hashed("") else "an unknown API key"
         return Refusal(401, f"found {said} (legal: one of this server's, as `Authorization: Bearer ...`)", code="invalid_api_key")
+
+
+def _place(origin: str) -> SplitResult | None:
+    try:
+        return urlsplit(origin)
+    except ValueError:
+        return None
 
 
 def _key(scope: Scope, headers: Headers) -> str:
