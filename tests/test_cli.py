@@ -67,6 +67,24 @@ def test_tts_from_stdin_as_json() -> None:
     assert row["truncated"] is row["looped"] is False
 
 
+@pytest.mark.usefixtures("model")
+def test_checked_tts_tells_what_was_read() -> None:
+    code, out, _ = run("tts", "Hello there.", "-o", "x.wav", "--check", "--json")
+    assert code == 0
+    row = json.loads(out)
+    assert (row["cer"], row["retried"]) == (0.0, 0)
+
+
+@pytest.mark.usefixtures("model")
+def test_tts_speaks_stdin_as_the_same_text() -> None:
+    text = "This is the first sentence. And this is the second one, für alle."
+    assert run("tts", "-", "-o", "a.wav", stdin=text.encode())[0] == 0
+    assert run("tts", text, "-o", "b.wav")[0] == 0
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
+    code, _, err = run("tts", "-", "-o", "c.wav", stdin=b" \n")
+    assert (code, "nothing to say" in err) == (1, True)
+
+
 def test_seed_and_voice_reach_the_engine(model: GPA) -> None:
     run("tts", "Hello there.", "-o", "x.wav", "--seed", "5", "-v", "bob")
     asked, sampling = model.engine.asked[-1]  # type: ignore[attr-defined]
@@ -141,6 +159,10 @@ def test_asr_in_every_format() -> None:
     assert (row["file"], row["text"]) == (CLIP, "Hello there.")
     assert row["segments"][0]["end"] > 3
     assert json.loads(run("asr", CLIP, "--json")[1]) == row
+    assert "words" not in row["segments"][0]
+    timed = json.loads(run("asr", CLIP, "--json", "--words")[1])["segments"][0]["words"]
+    assert [word["text"] for word in timed] == ["Hello", "there."]
+    assert 0 <= timed[0]["start"] < timed[1]["start"] < timed[1]["end"] < 5
     assert run("asr", CLIP, "-f", "srt")[1].startswith("1\n00:00:00,")
     assert run("asr", CLIP, "-f", "vtt")[1].startswith("WEBVTT\n\n00:00:00.")
 
@@ -177,6 +199,15 @@ def test_vc_from_a_file_and_from_stdin() -> None:
     assert code == 0
     assert json.loads(out)["seconds"] == pytest.approx(4.5, abs=0.3)
     assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
+
+
+@pytest.mark.usefixtures("model")
+def test_vc_by_windows_is_as_long_as_its_source() -> None:
+    assert run("vc", CLIP, "-v", "bob", "-o", "x.wav", "--window", "0.32")[0] == 0
+    assert len(audio.decode("x.wav", 16_000)) == len(audio.decode(CLIP, 16_000))
+    code, _, err = run("vc", CLIP, "-v", "bob", "-o", "x.wav", "--window", "0.1")
+    assert code == 2
+    assert "legal: 0, or 0.16 to 4" in err.replace("\n", " ")
 
 
 def test_voice_create_list_info(model: GPA) -> None:

@@ -108,7 +108,7 @@ def words_of(text: str, wav: Wav, sample_rate: int, start: float = 0.0) -> tuple
 def read(parts: Parts, glm: Sequence[int] | None, semantic: Sequence[int], sampling: Sampling) -> Reading:
     """Codes of one stretch of speech -> text; the linguistic codes may be missing, as for speech that was never heard."""
     outcome, seconds = Outcome(), len(semantic) / parts.bicodec.frame_rate
-    bounded = replace(sampling, max_new_ids=bounds.asr_limit(seconds))
+    bounded = replace(sampling, max_new_ids=bounds.asr_limit(seconds), min_new_ids=0)
     tokens = list(parts.tokens(prompt.asr(parts.vocab, glm, semantic), bounded, bounds.Loop(), outcome))
     tokens = tokens[: len(tokens) - outcome.repeated]
     said = " ".join(parts.vocab.decode([token.id for token in tokens]).split())
