@@ -26,7 +26,7 @@ from gpa import audio
 from gpa.engines.base import Context, Sampling, Token
 from gpa.segment import Segmenter
 from gpa.server.app import create_app
-from gpa.server.live import Codes, convert
+from gpa.server.live import Block, Codes, convert
 from gpa.server.runner import Runner
 from gpa.server.settings import Settings
 from gpa.server.sockets import Converting, Speaking
@@ -290,7 +290,7 @@ def test_captions_read_each_code_once(tmp_path: Path, monkeypatch: pytest.Monkey
         return hear(self, speech[heard - len(block) : heard])
 
     monkeypatch.setattr(Segmenter, "push", push)
-    found = [item for item in convert(model, iter([positions]), "amy", 16_000, window) if isinstance(item, Codes)]
+    found = [item for item in convert(model, iter([Block(positions)]), "amy", 16_000, window, False) if isinstance(item, Codes)]
     semantic = [code for part in found for code in part.semantic]
     glm = [code for part in found for code in part.glm]
     first = round(found[0].start * 25)

@@ -1,14 +1,15 @@
 """Jobs that are fed while they run: text or sound comes in pieces, and what is made of it goes out before the last piece came.
 
-Like those of jobs.py they run on a thread at the model. Sound comes as int16 arrays, mono, at a rate that is said with it.
+Like those of jobs.py they run on a thread at the model. Sound comes in Blocks, mono, at a rate that is said with it.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,10 +20,22 @@ from gpa.audio import Wav
 from gpa.parts import Outcome, Parts
 from gpa.pipeline import GPA
 from gpa.results import Segment
-from gpa.server.jobs import RATE, Sound, Usage
+from gpa.segment import Segmenter
+from gpa.server import jobs
+from gpa.server.jobs import Sound, Usage
+from gpa.sounds import SPAN
 from gpa.voice import Voice
 
 LONGEST = 8.0  # seconds of speech that are read at once
+PROMPT = 0.3  # seconds after a block came in which it is the newest
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Sound that came in, (T,), and when: `time.monotonic()` is the same in every process."""
+
+    pcm: NDArray[np.int16]
+    came: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -36,10 +49,10 @@ class Codes:
 
 
 def speak(
-    model: GPA, texts: Iterator[str], voice: Voice | str | None, format: str, speed: float = 1.0, language: str | None = None
-) -> Generator[Sound | Usage, None, None]:
-    """A text in pieces, spoken sentence by sentence as an audio file of `RATE` Hz; then Usage. Raises TextError, AudioError."""
-    encoder, seconds, written = audio.Encoder(format, model.sample_rate, out_rate=RATE), 0.0, 0
+    model: GPA, texts: Iterator[str], voice: Voice | str | None, format: str, speed: float, language: str | None, mark: bool
+) -> jobs.Job:
+    """A text in pieces, spoken sentence by sentence as an audio file (`jobs.Writer`); then Usage. Raises TextError, AudioError."""
+    out, written = jobs.Writer(model, format, mark), 0
 
     def counted() -> Iterator[str]:
         nonlocal written
@@ -48,57 +61,72 @@ def speak(
             yield text
 
     with closing(model.stream_tts(counted(), voice, speed=speed, language=language)) as stream:
-        for wav in stream:
-            part = len(wav) / model.sample_rate
-            seconds += part
-            yield Sound(encoder.push(wav), part)
-    yield Sound(encoder.flush(), 0.0)
-    yield Usage(written, round(seconds * speed * model.bicodec.frame_rate), seconds)
+        yield from map(out.push, stream)
+    yield out.flush()
+    yield Usage(written, round(out.seconds * speed * model.bicodec.frame_rate), out.seconds)
 
 
-def hear(model: GPA, blocks: Iterator[NDArray[np.int16]], rate: int, partials: bool) -> Generator[Segment | Usage, None, None]:
+def hear(model: GPA, blocks: Iterator[Block], rate: int, partials: bool) -> Generator[Segment | Usage, None, None]:
     """Live sound -> segments, partial ones too if asked for; then Usage."""
     heard, written = _Heard(blocks, rate, model.sample_rate), 0
-    for segment in model.stream_asr(iter(heard), partials=partials):
+    for segment in _partly(model, heard) if partials else model.stream_asr(iter(heard)):
         written += 0 if segment.partial else len(model.vocab.encode(segment.text))
         yield segment
     yield Usage(round(heard.seconds * model.bicodec.frame_rate), written, heard.seconds)
 
 
-class _Heard:
-    """Blocks as a model takes them; `seconds` of them so far."""
+def _partly(model: GPA, heard: _Heard) -> Iterator[Segment]:
+    """As `stream_asr` with `partials`, but an open span is read only where no sound waits: on a busy machine the finished text
+    must not come later for the sake of the unfinished one."""
+    segmenter, sampling, read = Segmenter(SPAN, model.sample_rate), model.sampling("asr", None, 0), 0.0
+    for wav in heard:
+        for found in segmenter.push(wav):
+            read = 0.0
+            yield listening.hear(model, found.start, found.wav, sampling)
+        begun = segmenter.begun
+        if begun is None or heard.behind > PROMPT:
+            continue
+        seconds = begun.end - begun.start
+        if seconds >= max(listening.FIRST, read + listening.AGAIN, read * listening.GROWTH):
+            read, segment = seconds, listening.hear(model, begun.start, begun.wav, sampling)
+            first, _, _ = segment.text.rpartition(" ")  # of the last word perhaps only a half was spoken
+            yield replace(segment, text=(first or segment.text).rstrip(" .,;:?!"), partial=True)
+    for found in segmenter.flush():
+        yield listening.hear(model, found.start, found.wav, sampling)
 
-    def __init__(self, blocks: Iterator[NDArray[np.int16]], rate: int, wanted: int) -> None:
-        self.seconds = 0.0
+
+class _Heard:
+    """Blocks as a model takes them; `seconds` of them so far, the last one of them `behind` seconds late."""
+
+    def __init__(self, blocks: Iterator[Block], rate: int, wanted: int) -> None:
+        self.seconds = self.behind = 0.0
         self._blocks, self._rate, self._wanted = blocks, rate, wanted
 
     def __iter__(self) -> Iterator[Wav]:
         resampler = audio.Resampler(self._rate, self._wanted)
         for block in self._blocks:
-            self.seconds += len(block) / self._rate
-            if len(wav := resampler.push(block / np.float32(32768))):
+            self.behind = time.monotonic() - block.came
+            self.seconds += len(block.pcm) / self._rate
+            if len(wav := resampler.push(block.pcm / np.float32(32768))):
                 yield wav
         if len(wav := resampler.flush()):
             yield wav
 
 
 def convert(
-    model: GPA, blocks: Iterator[NDArray[np.int16]], voice: Voice | str | None, rate: int, window: float | None
+    model: GPA, blocks: Iterator[Block], voice: Voice | str | None, rate: int, window: float | None, mark: bool
 ) -> Generator[Sound | Codes | Usage, None, None]:
-    """Live sound -> s16le of `RATE` Hz in another voice, and the Codes that it was made from, to be read; then Usage."""
-    heard, ears = _Heard(blocks, rate, model.sample_rate), _Ears(model, window)
-    encoder, given = audio.Encoder("pcm", model.sample_rate, out_rate=RATE), 0.0
+    """Live sound -> s16le in another voice, and the Codes that it was made from, to be read; then Usage."""
+    heard, ears, out = _Heard(blocks, rate, model.sample_rate), _Ears(model, window), jobs.Writer(model, "pcm", mark)
     asked = (cast(Parts, ears), iter(heard), model.voice(voice), model.sampling("vc", None, 0), Outcome())
     with closing(converting.convert(*asked) if window is None else converting.convert_live(*asked, window)) as stream:
         for wav in stream:
-            yield from ears.taken(given)
-            part = len(wav) / model.sample_rate
-            given += part
-            if part:
-                yield Sound(encoder.push(wav), part)
-    yield from ears.taken(given)
-    yield Sound(encoder.flush(), 0.0)
-    yield Usage(round(heard.seconds * model.bicodec.frame_rate), round(given * model.bicodec.frame_rate), given)
+            yield from ears.taken(out.seconds)
+            if len(wav):
+                yield out.push(wav)
+    yield from ears.taken(out.seconds)
+    yield out.flush()
+    yield Usage(round(heard.seconds * model.bicodec.frame_rate), round(out.seconds * model.bicodec.frame_rate), out.seconds)
 
 
 def read(model: GPA, codes: Codes) -> Generator[Segment, None, None]:

@@ -188,7 +188,7 @@ class Talk:
             turn.error = Refusal(429, f"more than {BACKLOG:g} s of speech wait for the model", code="rate_limit_exceeded")
         elif turn.speech is not None:
             turn.waiting += seconds
-            await turn.speech.put(event.pcm)
+            await turn.speech.put(live.Block(event.pcm))
 
     async def _over(self, event: Over) -> None:
         await self._close_speech()
@@ -233,9 +233,9 @@ class Talk:
             turn.error = refusal(error)
 
     async def _taken(self, turn: Turn, speech: Pipe) -> AsyncIterator[Any]:
-        async for pcm in speech:
-            turn.waiting -= len(pcm) / VAD_RATE
-            yield pcm
+        async for block in speech:
+            turn.waiting -= len(block.pcm) / VAD_RATE
+            yield block
 
     async def _complete(self, turn: Turn) -> None:
         if turn.error is not None:

@@ -23,6 +23,7 @@ import gpa
 from gpa.errors import GPAError
 from gpa.results import Segment
 from gpa.server import frames, jobs, live
+from gpa.server.announce import announced
 from gpa.server.desk import Desk
 from gpa.server.failures import Refusal, refusal
 from gpa.server.frames import Frame
@@ -62,7 +63,8 @@ async def listening(desk: Desk) -> AsyncIterator[int]:
     port = int(server.sockets[0].getsockname()[1])
     log.info("Wyoming listens at tcp://%s:%d", host, port)
     try:
-        yield port
+        async with announced(host, port):
+            yield port
     finally:
         server.close()
         for task in list(talks):
@@ -222,7 +224,7 @@ class Talk:
         request.seconds += len(wav) / format.rate
         if request.seconds > self._desk.settings.max_seconds:
             raise Refusal(413, f"the sound is longer than {self._desk.settings.max_seconds:g} s", code="too_large")
-        await request.source.put(wav)
+        await request.source.put(live.Block(wav))
 
     async def _audio_stop(self, _: Frame) -> None:
         if self._sound is not None:
@@ -288,7 +290,8 @@ class Talk:
         clock, begun = self._desk.clock("tts"), False
         try:
             async with self._desk.runner.slot("tts", self._who) as slot:
-                async for item in fed(slot, self._patient(request), live.speak, voice, "pcm"):
+                job = (live.speak, voice, "pcm", 1.0, None, self._desk.settings.watermark)
+                async for item in fed(slot, self._patient(request), *job):
                     if isinstance(item, jobs.Usage):
                         clock.done(item.seconds, item.input_tokens, item.output_tokens)
                     elif item.data:
