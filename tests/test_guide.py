@@ -9,7 +9,7 @@ import torch
 from gpa import prompt
 from gpa.data.shards import TokenisedUtterance, write_shard
 from gpa.training.alignment import times_path
-from gpa.training.guide import WIDTH, course, guided_attention
+from gpa.training.guide import WIDTHS, course, guided_attention
 from gpa.training.lm_data import LMData, Rows
 from gpa.vocab import write_character_tokenizer
 
@@ -26,7 +26,7 @@ def test_speech_is_read_from_the_letter_that_is_being_said(vocab):
     asked = prompt.tts(vocab, VOICE, "h-i y", SEMANTIC)
     along = course(vocab, "tts", asked, 10, TIMES)
     assert along.places.tolist() == [1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 4]  # a code late at most; the hyphen goes with the h
-    assert along.width == WIDTH
+    assert along.width == WIDTHS["tts"]
 
 
 @pytest.mark.parametrize(("form", "source"), [("both", 10), ("glm", 5)])
@@ -51,7 +51,7 @@ def test_attention_on_its_course_costs_little(vocab, tmp_path):
     np.save(times_path(tmp_path / "a.npz"), np.tile(TIMES, 8))
     for task in ("tts", "asr", "vc"):
         batch = LMData(Rows([tmp_path / "a.npz"]), vocab).batch(0, 0, task)
-        assert all(c.width == WIDTH for c in batch.courses)
+        assert all(c.width == WIDTHS[task] for c in batch.courses)
         T = batch.ids.shape[1]
         good, bad = torch.zeros(len(batch.prompts), T, T), torch.zeros(len(batch.prompts), T, T)
         for row, (p, c) in enumerate(zip(batch.prompts, batch.courses, strict=True)):

@@ -19,8 +19,8 @@ from gpa.training.alignment import Times
 from gpa.training.codec_data import LETTERS
 from gpa.vocab import Vocab
 
-GUIDED_LAYERS = (1, 2, 4)
-WIDTH = 2.0  # positions of the source that an aligned target may miss
+GUIDED_LAYERS = (2, 3, 4, 5)
+WIDTHS = {"vc": 0.7, "tts": 1.2, "asr": 1.5}  # positions of the source that an aligned target may miss
 LOOSE = 0.1  # of the source: the same where no alignment is known and the diagonal stands in
 
 
@@ -37,19 +37,19 @@ def course(vocab: Vocab, task: str, prompt: Prompt, codes: int, times: Times | N
     said. Conversion keeps time; without times the diagonal is all that is known."""
     source, target = len(prompt.source), len(prompt.target)
     if task == "vc" and source == target - 1:
-        return Course(np.minimum(np.arange(target), source - 1).astype(np.float32), WIDTH)
+        return Course(np.minimum(np.arange(target), source - 1).astype(np.float32), WIDTHS[task])
     if times is not None and task == "tts":
         said = _of_characters(vocab, [prompt.context[i] for i in prompt.source], times)
         if said is not None:
             places = np.searchsorted(said, np.arange(target) + 1, side="right") - 1
-            return Course(places.clip(0).astype(np.float32), WIDTH)
+            return Course(places.clip(0).astype(np.float32), WIDTHS[task])
     if times is not None and task == "asr":
         ends = 2  # of the text and of the answer
         said = _of_characters(vocab, prompt.target[:-ends], times)
         if said is not None:
             text_places = np.append(said, [codes - 1] * ends) * (source / codes)
-            return Course(text_places.astype(np.float32), WIDTH)
-    return Course((np.arange(target) * source / target).astype(np.float32), max(WIDTH, LOOSE * source))
+            return Course(text_places.astype(np.float32), WIDTHS[task])
+    return Course((np.arange(target) * source / target).astype(np.float32), max(2.0, LOOSE * source))
 
 
 def _of_characters(vocab: Vocab, ids: Sequence[int], times: Times) -> NDArray[np.int64] | None:
