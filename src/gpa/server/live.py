@@ -107,7 +107,7 @@ class _Heard:
         for block in self._blocks:
             self.behind = time.monotonic() - block.came
             self.seconds += len(block.pcm) / self._rate
-            if len(wav := resampler.push(block.pcm / np.float32(32768))):
+            if len(wav := resampler.push(block.pcm.astype(np.float32) / np.float32(32768))):
                 yield wav
         if len(wav := resampler.flush()):
             yield wav

@@ -29,7 +29,7 @@ class Format(Part):
     """`audio/pcm` is s16le mono; the other two are G.711 at 8 kHz."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
-    rate: int | None = Field(None, ge=8_000, le=48_000)
+    rate: int | None = Field(default=None, ge=8_000, le=48_000)
 
     @property
     def hertz(self) -> int:
@@ -42,16 +42,16 @@ class Format(Part):
             return _G711[self.type][np.frombuffer(data, np.uint8)]
         if len(data) % 2:
             raise Refusal(400, f"found {len(data)} bytes of 16-bit samples (legal: an even number)", "audio", "invalid_value")
-        return np.frombuffer(data, "<i2") / np.float32(32768)
+        return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
 
 
 class Detection(Part):
     """When a turn is over."""
 
     type: Literal["server_vad", "semantic_vad"] = "server_vad"
-    threshold: float = Field(0.5, ge=0, le=1)
-    prefix_padding_ms: int = Field(300, ge=0, le=5_000)
-    silence_duration_ms: int = Field(500, ge=0, le=10_000)
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    prefix_padding_ms: int = Field(default=300, ge=0, le=5_000)
+    silence_duration_ms: int = Field(default=500, ge=0, le=10_000)
     eagerness: Literal["low", "medium", "high", "auto"] = "auto"
     create_response: bool | None = None
     interrupt_response: bool | None = None
