@@ -76,7 +76,7 @@ def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds),
         h11_max_incomplete_event_size=64 << 10,
-        ws_max_size=16 << 20,
+        ws_max_size=21 << 20,  # 15 MiB of sound in base64, as OpenAI allows
     )
 
 
