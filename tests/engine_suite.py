@@ -11,7 +11,7 @@ from gpa import prompt as prompts
 from gpa.prompt import Prompt
 from gpa.vocab import Vocab, write_character_tokenizer
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, DIM, FFN = 64, 2, 4, 2, 16, 96
+HIDDEN, LAYERS, HEADS, KV_HEADS, DIM, FFN = 64, 2, 4, 2, 32, 96  # vLLM has no attention for smaller heads than 32
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], dtype: str = "F32") -> None:

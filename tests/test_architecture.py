@@ -28,6 +28,7 @@ LEVELS = {
     "gpa.evaluation.run": 3,
     "gpa.data": 3,
     "gpa.convert": 3,
+    "gpa.bench": 3,
     "gpa.pipeline": 2,
     "gpa.speaking": 2,
     "gpa.listening": 2,

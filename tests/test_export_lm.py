@@ -9,13 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_suite import tasks, write_checkpoint, write_safetensors
+from engine_suite import HIDDEN, tasks, write_checkpoint, write_safetensors
+from gpa import prompt as prompts
+from gpa.convert import convert_lm
+from gpa.engines.base import Sampling
+from gpa.engines.choose import open_engine
 from gpa.engines.heads import Head, heads_of, merge
 from gpa.errors import CheckpointError
-from gpa.nets.export_lm import LMShape, export_openvino, quantize_rows
+from gpa.nets.export_gguf import export_gguf
+from gpa.nets.export_lm import LMShape, export_openvino, quantize_groups, quantize_rows
 from gpa.nets.weights import Weights
 from gpa.prompt import Prompt
 
@@ -82,6 +87,60 @@ def test_int8_rows_are_within_half_a_step(rows: int, columns: int, size: float, 
     matrix = np.random.default_rng(seed).normal(0, size, (rows, columns)).astype(np.float32)
     codes, scale = quantize_rows(matrix)
     assert np.all(np.abs(codes * scale - matrix) <= 0.501 * scale)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4), st.integers(1, 130), st.floats(1e-3, 1e3), st.integers(0, 99))
+def test_int4_groups_are_within_a_step(rows: int, columns: int, size: float, seed: int) -> None:
+    matrix = np.random.default_rng(seed).normal(0, size, (rows, columns)).astype(np.float32)
+    codes, scale = quantize_groups(matrix)
+    assert codes.min() >= -8
+    assert codes.max() <= 7
+    error = np.abs(codes * scale - matrix.reshape(codes.shape))
+    assert np.all(error <= np.where(codes == 7, 1.001, 0.501) * np.abs(scale))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "llama"])
+def test_fewer_bits_cost_more_but_not_much(tmp_path: Path, engine: str) -> None:
+    if engine == "llama":
+        pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'gpa[llama]'")
+        pytest.importorskip("gguf", reason="gguf is not installed: pip install 'gpa[llama]'")
+    vocab = write_checkpoint(tmp_path)
+    tts = prompts.tts(vocab, range(8), "hello")
+    found: dict[str, dict[int, float]] = {}
+    for stored in ("f32", "f16", "int8", "int4"):
+        convert_lm(tmp_path, tmp_path / stored, engine, stored)  # type: ignore[arg-type]
+        opened = open_engine(tmp_path / stored, engine)
+        drawn = [next(opened.generate(tts, Sampling(temperature=2.0, min_new_ids=1, seed=seed))) for seed in range(40)]
+        found[stored] = {token.id: token.logprob for token in drawn}
+        opened.close()
+    error = {stored: max(abs(found["f32"][id] - found[stored][id]) for id in found["f32"].keys() & found[stored]) for stored in found}
+    assert error["f16"] < 0.02 < error["int4"] < 3
+    assert error["int8"] < 0.3
+
+
+def test_a_gguf_holds_the_heads_as_weights(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    vocab = write_checkpoint(tmp_path)
+    asr, tts, _ = tasks(vocab)
+    path = convert_lm(tmp_path, tmp_path, "llama", "f32")
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+    embedding, output = tensors["token_embd.weight"], tensors["output.weight"]
+    for prompt in (asr, tts):
+        flag = embedding[prompt.context[-1], HIDDEN:]
+        assert np.count_nonzero(flag) == 1
+        barred = output[:, HIDDEN:][:, flag > 0][:, 0] < 0
+        assert set(np.flatnonzero(~barred)) == {*prompt.stop, *(id for r in prompt.allowed for id in r)}
+    np.testing.assert_array_equal(output[: vocab.size, :HIDDEN], embedding[: vocab.size, :HIDDEN])
+
+
+def test_more_heads_than_a_block_holds_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    vocab = write_checkpoint(tmp_path)
+    many = [Prompt((i,), (), (), (range(i, i + 1),), range(0)) for i in range(33)]
+    with pytest.raises(CheckpointError, match="33 heads"):
+        export_gguf(tmp_path, tmp_path, "f32", many)
+    assert vocab.size > 33
 
 
 def test_rows_of_zeros_quantise_to_zeros() -> None:

@@ -8,25 +8,41 @@ from pathlib import Path
 from gpa.engines.base import Engine
 from gpa.errors import EngineError
 
-ENGINES = ("openvino", "transformers")
+ENGINES = ("openvino", "llama", "transformers", "vllm")
 
 
 def open_engine(folder: Path, name: str = "auto", device: str = "auto") -> Engine:
     """Load the language model of a checkpoint folder.
 
-    auto: openvino where its export lies in the folder, else transformers where that is installed. device: auto, cpu, or
-    (transformers only) any device of torch. Raises EngineError, CheckpointError, MissingExtra."""
-    if name == "auto":
-        exported = (Path(folder) / "openvino_model.xml").is_file()
-        name = "openvino" if exported or find_spec("transformers") is None else "transformers"
+    auto: the first of openvino, llama and transformers whose weights lie in the folder and whose package is installed.
+    device: auto, cpu, or (transformers only) any device of torch. vllm runs on the GPU that it finds.
+    Raises EngineError, CheckpointError, MissingExtra."""
+    folder = Path(folder)
+    name = _first(folder) if name == "auto" else name
+    if name in ("openvino", "llama") and device not in ("auto", "cpu"):
+        raise EngineError(f"engine {name} runs on cpu, found device {device!r}")
     if name == "openvino":
-        if device not in ("auto", "cpu"):
-            raise EngineError(f"engine openvino runs on cpu, found device {device!r}")
         from gpa.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(Path(folder))
+        return OpenVINOEngine(folder)
+    if name == "llama":
+        from gpa.engines.llama import LlamaEngine
+
+        return LlamaEngine(folder)
+    if name == "vllm":
+        if device == "cpu":
+            raise EngineError("engine vllm runs on a GPU, found device 'cpu'")
+        from gpa.engines.vllm import VLLMEngine
+
+        return VLLMEngine(folder)
     if name == "transformers":
         from gpa.engines.transformers import TransformersEngine
 
-        return TransformersEngine(Path(folder), "cpu" if device == "auto" else device)
+        return TransformersEngine(folder, "cpu" if device == "auto" else device)
     raise EngineError(f"unknown engine {name!r} (legal: auto, {', '.join(ENGINES)})")
+
+
+def _first(folder: Path) -> str:
+    wanted = {"openvino": ("openvino_model.xml", "openvino_genai"), "llama": ("model.gguf", "xllamacpp")}
+    wanted["transformers"] = ("model.safetensors", "transformers")
+    return next((name for name, (file, package) in wanted.items() if (folder / file).is_file() and find_spec(package)), "openvino")

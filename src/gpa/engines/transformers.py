@@ -6,28 +6,42 @@ Slow, and close to the reference implementation: the other engines are tested ag
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpa.engines.base import Context, Sampling, Token
+from gpa.engines.card import check_ids, ids_of
+from gpa.engines.heads import merge
 from gpa.errors import CheckpointError, EngineError, MissingExtra
 
 if TYPE_CHECKING:
     import torch
 
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
 class TransformersEngine:
     """Continues prompts with Qwen3ForCausalLM. Thread-safe: each generation has its own cache and generator."""
 
-    def __init__(self, folder: Path, device: str = "cpu", dtype: str = "float32") -> None:
-        """Load the transformers checkpoint `folder`. Raises CheckpointError, MissingExtra."""
+    def __init__(self, folder: Path, device: str = "cpu", dtype: str = "auto") -> None:
+        """Load the transformers checkpoint `folder`.
+
+        device: any of torch. dtype: float32, bfloat16 or float16; auto is float32 on CPU and bfloat16 elsewhere. Ids are drawn
+        on CPU from float32 scores, so a seed means the same on every device. Raises CheckpointError, EngineError, MissingExtra."""
         try:
             import torch
             from transformers import DynamicCache, Qwen3ForCausalLM
         except ImportError as error:
             raise MissingExtra("transformers", "torch") from error
         self._torch, self._cache = torch, DynamicCache
+        if dtype not in DTYPES:
+            raise EngineError(f"unknown dtype {dtype!r} (legal: {', '.join(DTYPES)})")
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise EngineError(f"device {device!r}: torch {torch.__version__} finds no CUDA device (legal here: cpu)")
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "bfloat16"
         try:
             model: Any = Qwen3ForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
@@ -40,10 +54,7 @@ class TransformersEngine:
         """See `Engine.generate`."""
         if self._model is None:
             raise EngineError("this engine is closed")
-        size = self._model.config.vocab_size
-        context = list(prompt.context)
-        if not context or min(context) < 0 or max(context) >= size:
-            raise EngineError(f"a context needs ids from 0 to {size - 1}; found {len(context)} ids, {context[:8]} ...")
+        check_ids(prompt.context, self._model.config.vocab_size)
         return self._stream(prompt, sampling)
 
     def close(self) -> None:
@@ -52,13 +63,14 @@ class TransformersEngine:
 
     def _stream(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
         torch = self._torch
-        legal = torch.tensor(sorted({*prompt.stop, *(id for r in prompt.allowed for id in r)}))
+        ranges = merge([*prompt.allowed, *prompt.stop])
+        legal = torch.from_numpy(ids_of(ranges))
         generator = torch.Generator().manual_seed(sampling.seed)
         cache = self._cache()
         seen, fed = list(prompt.context), list(prompt.context)
         ends = torch.isin(legal, torch.tensor(sorted(prompt.stop), dtype=torch.long))
         for count in range(sampling.max_new_ids):
-            scores = self._scores(fed, cache)[legal]
+            scores = self._scores(fed, cache, ranges)
             logprobs = scores.log_softmax(-1)
             if count < sampling.min_new_ids:
                 scores = scores.masked_fill(ends, -torch.inf)
@@ -69,14 +81,16 @@ class TransformersEngine:
             yield Token(id, float(logprobs[place]))
             seen, fed = [*seen, id], [id]
 
-    def _scores(self, ids: list[int], cache: Any) -> torch.Tensor:
-        """Logits (vocab,) in float32 after feeding `ids`."""
-        if self._model is None:
+    def _scores(self, ids: list[int], cache: Any, legal: Sequence[range]) -> torch.Tensor:
+        """Logits of the legal ids (legal,) in float32 after feeding `ids`; no other row of the head is multiplied."""
+        model = self._model
+        if model is None:
             raise EngineError("this engine is closed")
         with self._torch.inference_mode():
-            fed = self._torch.tensor([ids], device=self._model.device)
-            out: torch.Tensor = self._model(fed, **{self._cache_name: cache}, use_cache=True, logits_to_keep=1).logits[0, -1].float().cpu()
-            return out
+            fed = self._torch.tensor([ids], device=model.device)
+            hidden = model.model(fed, **{self._cache_name: cache}, use_cache=True).last_hidden_state[0, -1]
+            rows = model.lm_head.weight
+            return self._torch.cat([rows[r.start : r.stop] @ hidden for r in legal]).float().cpu()
 
     def _pick(self, scores: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
         """Place of the drawn score: temperature, then top_k, then the smallest head of mass top_p."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import sqrt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,10 @@ from gpa.engines.base import Context
 from gpa.engines.card import Card, ids_of
 from gpa.engines.heads import Head
 from gpa.engines.llama import GGUF
-from gpa.errors import MissingExtra
-from gpa.nets.export_lm import LMShape, heads_for
+from gpa.errors import CheckpointError, MissingExtra
+from gpa.nets.export_lm import LMShape, Precision, heads_for
 from gpa.nets.weights import Weights
 
-Stored = Literal["f32", "f16", "q8_0", "q4_0"]
 Floats = NDArray[np.float32]
 
 BLOCK = 32  # numbers that share one scale in q8_0 and q4_0: the flags get a block of their own, so they round nothing else
@@ -37,25 +36,29 @@ _NAMES = {
     "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
+_KINDS = {"f32": "F32", "f16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
 _WRITES = ("self_attn.o_proj", "mlp.down_proj")  # into the hidden vector; the other matrices read it
 
 
-def export_gguf(folder: Path, out: Path, stored: Stored = "q8_0", heads: Sequence[Context] = ()) -> Path:
+def export_gguf(folder: Path, out: Path, stored: Precision = "int8", heads: Sequence[Context] = ()) -> Path:
     """Write `out/model.gguf` and its card from the Qwen3 checkpoint `folder`; returns the gguf's path.
 
-    `heads`: as for `export_openvino`. `stored`: of the matrices; norms are float32. Raises CheckpointError, MissingExtra."""
+    `heads`: as for `export_openvino`. `stored`: of the matrices (int8 is q8_0, int4 is q4_0); norms are float32.
+    Raises CheckpointError, MissingExtra."""
     try:
         import gguf
     except ImportError as error:
         raise MissingExtra("gguf", "llama") from error
     shape = LMShape.load(folder)
     asked = heads_for(folder, shape, heads)
+    if len(asked) > BLOCK:
+        raise CheckpointError(f"{folder}: the prompts need {len(asked)} heads (legal: up to {BLOCK})")
     tensors = _Tensors(shape, Weights(Path(folder) / "model.safetensors"), asked)
     path = Path(out) / GGUF
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, "qwen3")
     _describe(writer, gguf, shape, tensors)
-    kind = gguf.GGMLQuantizationType[stored.upper()]
+    kind = gguf.GGMLQuantizationType[_KINDS[stored]]
     for name, value in tensors:
         wanted = kind if value.ndim == 2 else gguf.GGMLQuantizationType.F32
         writer.add_tensor(name, gguf.quants.quantize(value, wanted), raw_dtype=wanted)

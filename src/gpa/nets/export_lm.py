@@ -28,7 +28,8 @@ from gpa.nets.weights import Weights
 if TYPE_CHECKING:
     from openvino import Model, Node
 
-Precision = Literal["f32", "f16", "int8"]
+Precision = Literal["f32", "f16", "int8", "int4"]
+GROUP = 64  # numbers that share one scale in int4, where rows can be cut so
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def export_openvino(folder: Path, out: Path, precision: Precision = "int8", head
     """Write `out/openvino_model.xml`, `.bin` and `.json` from the Qwen3 checkpoint `folder`; returns the xml's path.
 
     `heads`: one prompt of each task that will be asked for (its context's last id, `allowed` and `stop` count);
-    none: every id may follow every id. int8 weights are symmetric, one scale a row. Raises CheckpointError."""
+    none: every id may follow every id. int8 weights are symmetric, one scale a row; int4 likewise, one scale
+    a GROUP, while the embedding and the heads stay int8. Raises CheckpointError."""
     import openvino
 
     shape = LMShape.load(folder)
@@ -220,7 +222,17 @@ class _Builder:
         return ops.multiply(normed, self.weights[f"{name}.weight"].astype(np.float32))
 
     def _linear(self, x: Node, name: str) -> Node:
-        return self.ops.matmul(x, self._table(f"{name}.weight"), False, True)
+        weight = self._packed(f"{name}.weight") if self.precision == "int4" else self._table(f"{name}.weight")
+        return self.ops.matmul(x, weight, False, True)
+
+    def _packed(self, name: str) -> Node:
+        """The matrix `name` as float32, stored in int4."""
+        import openvino
+
+        value = self.weights[name].astype(np.float32)
+        codes, scale = quantize_groups(value)
+        groups = self.ops.convert(self.ops.constant(codes, dtype=openvino.Type.i4), "f32")
+        return self.ops.reshape(self.ops.multiply(groups, scale), list(value.shape), False)
 
     def _table(self, name: str, rows: NDArray[np.int64] | None = None) -> Node:
         """The (chosen rows of the) matrix `name` as float32, stored in the precision of the export."""
@@ -274,3 +286,14 @@ def quantize_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArra
     """(rows, columns) -> int8 codes and one scale a row (rows, 1), with codes * scale close to the matrix."""
     scale = np.maximum(np.abs(matrix).max(1, keepdims=True), 1e-12) / 127
     return np.clip(np.rint(matrix / scale), -127, 127).astype(np.int8), scale.astype(np.float32)
+
+
+def quantize_groups(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """(rows, columns) -> int4 codes (rows, groups, columns / groups) and one scale a group (rows, groups, 1)."""
+    rows, columns = matrix.shape
+    size = next(size for size in (GROUP, 32, 16, 8, 4, 2, 1) if columns % size == 0)
+    groups = matrix.reshape(rows, columns // size, size)
+    # the number of largest size becomes -8, the one code that has no opposite
+    largest = np.take_along_axis(groups, np.abs(groups).argmax(2, keepdims=True), 2)
+    scale = np.where(largest == 0, np.float32(1), largest / np.float32(-8))
+    return np.clip(np.rint(groups / scale), -8, 7).astype(np.int8), scale.astype(np.float32)
