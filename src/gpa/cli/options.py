@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SPOOL = 64 << 20  # bytes of standard input kept in memory; more go to a temporary file
 
 Checkpoint: TypeAlias = Annotated[str, typer.Option("--checkpoint", "-c", help="nano, a checkpoint folder, or a published id.")]
-EngineName: TypeAlias = Annotated[str, typer.Option("--engine", help="auto, openvino or transformers.")]
+EngineName: TypeAlias = Annotated[str, typer.Option("--engine", help="auto, openvino, llama, transformers or vllm.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Out: TypeAlias = Annotated[str, typer.Option("--out", "-o", help="File to write; its suffix names the format. - is stdout.")]
 AudioFormat: TypeAlias = Annotated[
