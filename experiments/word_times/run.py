@@ -1,4 +1,8 @@
-"""Word times of `gpa.align` against the durations that three teachers spoke with: python experiments/word_times/run.py SENTENCES.txt
+"""Word times of `gpa.align` against the durations that three teachers spoke with.
+
+    python experiments/word_times/run.py SENTENCES.txt [COUNT [WRONG]]
+
+WRONG: share of the words that the text has wrong, as a recogniser would; the others are measured.
 
 Truth: hibari's and joe's nets say how many frames each phoneme takes, flite prints when each ends; words are told apart in
 the phonemes (sentences in which the teacher joins words are left out). None of the sentences was trained on, and joe's voice neither.
@@ -18,6 +22,7 @@ from gpa import align
 from gpa.audio import as_wav
 from gpa.data import teachers
 
+OTHERS = ("a", "of", "winter", "because", "their", "along", "we", "potato", "unless", "machine")
 Truth = tuple[np.ndarray, list[str], list[tuple[float, float]]]  # wav at 16 kHz, words, their times
 
 
@@ -99,8 +104,9 @@ def _truth(text: str, phonemes: str, ends: np.ndarray, scale: float, wav: np.nda
         yield as_wav(wav, rate, align.RATE), text.split(), times
 
 
-def measure(name: str, rows: Iterator[Truth]) -> str:
+def measure(name: str, rows: Iterator[Truth], wrong: float = 0.0) -> str:
     """One line of figures: how far word starts and ends lie from the truth, and how far an even share of the time would."""
+    draw = np.random.default_rng(0)
     starts: list[float] = []
     ends: list[float] = []
     bias: list[float] = []
@@ -108,11 +114,14 @@ def measure(name: str, rows: Iterator[Truth]) -> str:
     seconds = took = 0.0
     for wav, words, truth in rows:
         begun = time.process_time()
-        found = align.words(wav, align.RATE, words)
+        right = draw.random(len(words)) >= wrong
+        given = [word if ok else str(draw.choice(OTHERS)) for word, ok in zip(words, right, strict=True)]
+        found = align.words(wav, align.RATE, given)
         took, seconds = took + time.process_time() - begun, seconds + len(wav) / align.RATE
-        bias += [a.start - b[0] for a, b in zip(found, truth, strict=True)]
-        starts += [abs(a.start - b[0]) for a, b in zip(found, truth, strict=True)]
-        ends += [abs(a.end - b[1]) for a, b in zip(found, truth, strict=True)]
+        pairs = [(a, b) for a, b, ok in zip(found, truth, right, strict=True) if ok]
+        bias += [a.start - b[0] for a, b in pairs]
+        starts += [abs(a.start - b[0]) for a, b in pairs]
+        ends += [abs(a.end - b[1]) for a, b in pairs]
         places = np.cumsum([0, *(len(word) + 1 for word in words)])
         even += [abs(p / places[-1] * len(wav) / align.RATE - b[0]) for p, b in zip(places[:-1], truth, strict=True)]
 
@@ -128,5 +137,6 @@ if __name__ == "__main__":
     sentences = [line.strip() for line in Path(sys.argv[1]).read_text().splitlines() if line.strip() and line[0] != "#"]
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 40
     sentences = sentences[:: max(1, len(sentences) // count)][:count]
-    for teacher in (hibari, flite, joe):
-        sys.stdout.write(measure(teacher.__name__, teacher(sentences)))
+    for teacher in (flite, joe, hibari):
+        sys.stdout.write(measure(teacher.__name__, teacher(sentences), float(sys.argv[3]) if len(sys.argv) > 3 else 0.0))
+        sys.stdout.flush()
