@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 import gpa
 from gpa import hub
 from gpa.pipeline import GPA
-from gpa.server import conversion, health, models, realtime, sockets, speech, transcription, voices, wyoming
+from gpa.server import conversion, health, models, page, realtime, sockets, speech, transcription, voices, wyoming
 from gpa.server.access import Bounded, Guarded, Observed
 from gpa.server.desk import Desk
 from gpa.server.failures import install
@@ -22,6 +22,7 @@ from gpa.server.shelf import Shelf
 from gpa.server.work import House, Threads
 
 ROUTERS = (
+    page.router,
     health.router,
     speech.router,
     transcription.router,
