@@ -36,12 +36,26 @@ REFERENCE = (0.5, 30.0)  # seconds: what a voice's clip must have, and what is r
 SILENT = 1e-3  # peak of a clip without a voice in it
 
 
-def load(checkpoint: str | Path = hub.NANO, engine: str = "auto", device: str = "auto", *, allow_download: bool | None = None) -> GPA:
+def load(
+    checkpoint: str | Path = hub.NANO,
+    engine: str = "auto",
+    device: str = "auto",
+    *,
+    allow_download: bool | None = None,
+    compat: str | None = None,
+) -> GPA:
     """A model, from the checkpoint in the package, a folder or a published id (`gpa.hub.resolve`).
 
     engine: one of `gpa.engines.choose.ENGINES`, or auto. device: auto is the CPU unless the engine knows better.
-    Raises CheckpointError, EngineError, MissingExtra.
+    compat: "reference" hears, prompts and speaks as the published code does, faults included (docs/compatibility.md).
+    Raises CheckpointError, EngineError, MissingExtra; GPAError for another `compat`.
     """
+    if compat == "reference":
+        from gpa.compat import ReferenceGPA
+
+        return ReferenceGPA(hub.resolve(checkpoint, allow_download), engine, device)
+    if compat is not None:
+        raise GPAError(f"compat is {compat!r} (legal: None, 'reference')")
     return GPA(hub.resolve(checkpoint, allow_download), engine, device)
 
 
@@ -130,9 +144,10 @@ class GPA(Parts):
         """Say the same in another voice, piece by piece: arrays (T,). Speech starts where it started in the source, as far as
         what was said before leaves room; between it is silence.
 
-        window: None converts whole stretches of speech, each when its pause was heard: up to 10 s late. For live talk 0.16 to 4:
-        every so many seconds are converted by themselves with a look-ahead of 0.16 s, in as many samples as the source has;
-        mouth to ear is a window, the look-ahead, the work, and what the codec holds back (nano: 0.16 to 0.28 s).
+        window: None converts whole stretches of speech, each when its pause was heard: up to 10 s late. For live talk 0.16 to 4,
+        best 0.32: every so many seconds are converted by themselves with a look-ahead of 0.16 s, in as many samples as the source
+        has; mouth to ear is a window, the look-ahead, the work, and what the codec holds back (nano: 0.16 to 0.28 s; together
+        0.8 s). A shorter window loses words.
         Raises AudioError, GPAError (unknown voice), ValueError (illegal window)."""
         return self._vc(sound, voice, self.sampling("vc", sampling, seed), window, Outcome())
 
@@ -151,9 +166,10 @@ class GPA(Parts):
         """Names of the voices that come with the checkpoint."""
         return list(self.checkpoint.voices)
 
-    def voice(self, voice: AnyVoice | None = None) -> Voice:
+    def voice(self, voice: AnyVoice | None = None, transcript: str = "") -> Voice:
         """A Voice from a name of `voices`, the path of a voice file (.json), or a clip of 3 to 10 s; None: the default.
 
+        transcript: what is said in the clip; `tts` then speaks on from it (checkpoints trained to, such as GPA of March 2026).
         Raises GPAError (unknown, or made for another codebook), AudioError (a clip that is silent or too short)."""
         if voice is None:
             voice = self.checkpoint.default_voice or ""
@@ -162,21 +178,22 @@ class GPA(Parts):
         if isinstance(voice, (str, Path)):
             if not Path(voice).is_file():
                 raise GPAError(f"unknown voice {str(voice)!r} (legal: {', '.join(self.voices) or 'no names'}; or a voice file or a clip)")
-            voice = Voice.load(voice) if Path(voice).suffix == ".json" else self._voice_of(voice, Path(voice).stem)
+            voice = Voice.load(voice) if Path(voice).suffix == ".json" else self._voice_of(voice, Path(voice).stem, transcript)
         if not isinstance(voice, Voice):
-            voice = self._voice_of(voice, "")
+            voice = self._voice_of(voice, "", transcript)
         book, count = self.vocab.bicodec_global.size, self.bicodec.token_num
         if (voice.codebook_size, len(voice.codes)) != (book, count):
             found = f"{len(voice.codes)} codes of a codebook of {voice.codebook_size}"
             raise GPAError(f"the voice {voice.name!r} has {found} (legal for this checkpoint: {count} of {book})")
         return voice
 
-    def _voice_of(self, sound: Sound, name: str) -> Voice:
+    def _voice_of(self, sound: Sound, name: str, transcript: str = "") -> Voice:
         clip = next(sounds.steps(sound, self.sample_rate, REFERENCE[1]), np.zeros(1, np.float32))
         if len(clip) < REFERENCE[0] * self.sample_rate or np.abs(clip).max() < SILENT:
             found = f"{len(clip) / self.sample_rate:.2f} s with a peak of {np.abs(clip).max():.4f}"
             raise AudioError(f"no voice can be heard in a clip of {found} (legal: {REFERENCE[0]:g} s and more of speech)")
-        return Voice(tuple(map(int, self.bicodec.voice(clip))), self.vocab.bicodec_global.size, name)
+        semantic = tuple(self.encode(clip)[1]) if transcript else ()
+        return Voice(tuple(map(int, self.bicodec.voice(clip))), self.vocab.bicodec_global.size, name, transcript, semantic)
 
     # ---- the end ----
 
