@@ -35,7 +35,7 @@ import fakes
 from gpa import audio
 from gpa.engines.base import Context, Sampling, Token
 from gpa.errors import GPAError
-from gpa.server import frames
+from gpa.server import announce, frames
 from gpa.server.app import create_app
 from gpa.server.desk import Desk
 from gpa.server.settings import Settings
@@ -367,3 +367,37 @@ def test_samples_of_every_width(width: int) -> None:
     wide = ((wav >> 8) + 128 if width == 1 else wav << 8 * (width - 2)).astype("<i8")
     data = np.stack([wide, wide]).T.reshape(-1, 1).view(np.uint8)[:, :width].tobytes()
     np.testing.assert_array_equal(Sound(rate=16_000, width=width, channels=2).mono(data), wav)
+
+
+# ---- mDNS ----
+
+
+class FakeZeroconf:
+    """The two names that are used of `zeroconf.asyncio`."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self.seen, self.closed = fails, list[Any](), False
+
+    def AsyncServiceInfo(self, kind: str, name: str, addresses: list[bytes], port: int) -> tuple[str, str, list[bytes], int]:
+        return kind, name, addresses, port
+
+    def AsyncZeroconf(self) -> FakeZeroconf:
+        return self
+
+    async def async_register_service(self, service: Any, allow_name_change: bool) -> None:
+        if self.fails:
+            raise OSError("no network")
+        self.seen.append(service)
+
+    async def async_close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(("host", "fails", "told"), [("127.0.0.1", False, 0), ("10.0.0.7", False, 1), ("10.0.0.7", True, 0)])
+async def test_the_port_is_announced_beyond_loopback(monkeypatch: pytest.MonkeyPatch, host: str, fails: bool, told: int) -> None:
+    fake = FakeZeroconf(fails)
+    monkeypatch.setattr(announce, "import_module", lambda name: fake)
+    async with announce.announced(host, 10300):
+        assert len(fake.seen) == told
+    assert fake.closed == (host != "127.0.0.1")
+    assert not told or (fake.seen[0][0] == "_wyoming._tcp.local." and fake.seen[0][2:] == ([b"\x0a\x00\x00\x07"], 10300))

@@ -33,12 +33,15 @@ async def _register(host: str, port: int) -> Any:
     except ImportError:
         return None
     name = f"gpa-{socket.gethostname().partition('.')[0]}.{_KIND}"
+    service = None
     try:
         service = zeroconf.AsyncZeroconf()
         address = socket.inet_aton(_own_address() if host in ("0.0.0.0", "::", "") else host)
         await service.async_register_service(zeroconf.AsyncServiceInfo(_KIND, name, addresses=[address], port=port), allow_name_change=True)
     except (OSError, RuntimeError) as error:
         log.warning("Wyoming is not announced: %s", error)
+        if service is not None:
+            await service.async_close()
         return None
     log.info("Wyoming is announced as %s", name)
     return service
