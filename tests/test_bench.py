@@ -27,7 +27,7 @@ def test_engines_are_measured_in_turns(folder: Path) -> None:
     heard: list[str] = []
     report = measure(folder, ["openvino:f32", "openvino"], Plan((1, 2), new=5, rounds=1), heard.append)
     assert len(heard) == 2 * 2
-    assert report.limit_gb_s > 0.1
+    assert report.limit_gb_per_cpu_s > 0.1
     assert [row.engine for row in report.rows] == ["openvino:f32", "openvino"]
     for row in report.rows:
         assert [rate.streams for rate in row.rates] == [1, 2]

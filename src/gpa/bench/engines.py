@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpa.bench.worker import REFERENCE
 from gpa.convert import convert_lm
@@ -65,16 +66,16 @@ class Row:
     peak_mb: float  # of memory, after one stream
     prefill_ids_per_s: float
     weights_mb: float  # read for every id in a single stream
-    of_limit: float  # share of the memory's reading speed that one stream uses
+    of_limit: float  # share of `Report.limit_gb_per_cpu_s` that one stream reads of weights
     rates: tuple[Rate, ...]
 
 
 @dataclass(frozen=True)
 class Report:
-    """All of them, and the limit: bytes a second that as many threads as the engines' read from memory."""
+    """All of them, and the limit: what a thread reads from memory in a second of its processor."""
 
     checkpoint: str
-    limit_gb_s: float
+    limit_gb_per_cpu_s: float
     rows: tuple[Row, ...]
 
 
@@ -108,7 +109,7 @@ def measure(folder: Path, engines: Sequence[str], plan: Plan = Plan(), say: Call
     rows = []
     for worker, read in zip(workers, reads, strict=True):
         mine = tuple(rates[worker.engine, streams] for streams in plan.streams)
-        alone = next((rate.ids_per_s for rate in mine if rate.streams == 1), 0.0)
+        alone = next((rate.ids_per_cpu_s for rate in mine if rate.streams == 1), 0.0)
         share = alone * read / limit
         rows.append(Row(worker.engine, worker.load, peaks[worker.engine] / 1e6, long[worker.engine], read / 1e6, share, mine))
     return Report(folder.name, limit / 1e9, tuple(rows))
@@ -217,15 +218,16 @@ def threads() -> int:
 
 
 def read_limit(megabytes: int = 256) -> float:
-    """Bytes a second that `threads()` read from memory together."""
+    """Bytes that a thread reads from memory in a second of its processor while `threads()` of them read."""
     parts = [np.ones(megabytes * (1 << 20) // 4 // threads(), np.float32) for _ in range(threads())]
     with ThreadPoolExecutor(len(parts)) as pool:
-        best = 0.0
-        for _ in range(3):
-            start = time.perf_counter()
-            list(pool.map(lambda part: float(part @ part), parts))
-            best = max(best, sum(part.nbytes for part in parts) / (time.perf_counter() - start))
-    return best
+        return max(sum(part.nbytes for part in parts) / sum(pool.map(_reading, parts)) for _ in range(3))
+
+
+def _reading(part: NDArray[np.float32]) -> float:
+    begun = time.thread_time()
+    float(part @ part)
+    return time.thread_time() - begun
 
 
 def table(report: Report) -> Iterator[str]:

@@ -64,10 +64,10 @@ def _answer(answers: Any, fields: dict[str, float]) -> None:
 
 
 def prompt_of(vocab: Vocab, length: int) -> Prompt:
-    """A prompt of speech with `length` ids: a voice, and codes to speak on from."""
-    bare = len(prompts.tts(vocab, [0], "").context)
+    """A prompt of speech with `length` ids: a voice, and the codes of a source to convert."""
+    bare = len(prompts.vc(vocab, [0], []).context)
     codes = [i * 7 % vocab.bicodec_semantic.size for i in range(max(0, length - bare))]
-    return prompts.tts(vocab, [0], "", None, "", codes)
+    return prompts.vc(vocab, [0], codes)
 
 
 class Streams:

@@ -38,6 +38,6 @@ def engines(
     if as_json:
         print_json(asdict(report))
         return
-    note(f"{report.checkpoint}: memory is read at {report.limit_gb_s:.1f} GB/s")
+    note(f"{report.checkpoint}: a thread reads {report.limit_gb_per_cpu_s:.1f} GB of memory in a second of its processor")
     for line in table(report):
         typer.echo(line)
