@@ -30,6 +30,7 @@ LEVELS = {
     "gpa.convert": 3,
     "gpa.bench": 3,
     "gpa.pipeline": 2,
+    "gpa.compat": 2,
     "gpa.speaking": 2,
     "gpa.listening": 2,
     "gpa.converting": 2,
@@ -78,7 +79,7 @@ TORCH_FREE = {"gpa.nets.net", "gpa.nets.export_lm", "gpa.nets.compress", "gpa.ne
 MAX_FILE, MAX_FUNCTION = 400, 60  # lines
 TABLES = {"gpa.text_en._rules"}  # functions that are tables, one row a rule: they may be longer
 WAVE = {"gpa.data.teachers"}  # reads the samples that flite prints
-PICKLES = {"gpa.evaluation.speaker"}  # the judge's own published weights, read as tensors only; and training states
+PICKLES = {"gpa.evaluation.speaker", "gpa.nets.folders"}  # published weights, read as tensors only; and training states
 
 
 def modules() -> dict[str, Path]:
@@ -149,7 +150,7 @@ def test_rooms_that_know_little(name: str) -> None:
 
 def test_torch_nets_are_for_training_export_and_torch_engines() -> None:
     for name in BUSY:
-        if not name.startswith(("gpa.nets", "gpa.training", "gpa.convert", "gpa.engines.transformers", "gpa.engines.vllm")):
+        if not name.startswith(("gpa.nets", "gpa.training", "gpa.convert", "gpa.cli.dev", "gpa.engines.transformers", "gpa.engines.vllm")):
             nets = {other for other in ours(name) if other.startswith("gpa.nets.")} - {"gpa.nets.net"}
             assert not nets, f"{name} imports {nets}: running needs no torch, gpa.nets.net is the door"
 

@@ -31,7 +31,10 @@ def test_convert_writes_what_a_checkpoint_runs_from(nano_checkpoint: Path, tmp_p
         *(f"BiCodec/{net}.onnx" for net in ("encoder", "speaker", "decoder")),
         "openvino_model.xml",
     ]
-    assert out.split() == [str(folder / name) for name in names]
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(folder / name) for name in names]
+    assert "100.0% of codes equal" in lines[0]
+    assert all(" MB, " in line and "s of sound a second" in line for line in lines[:-1])
     with gpa.load(folder) as one, gpa.load(nano_checkpoint) as other:
         assert np.array_equal(one.tts("Hello there.", seed=1).wav, other.tts("Hello there.", seed=1).wav)
 

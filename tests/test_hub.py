@@ -115,7 +115,10 @@ def test_download_when_allowed(monkeypatch: pytest.MonkeyPatch, folder: Path) ->
 
     def fetch(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
         asked.append((name, local_files_only))
-        assert not any(pattern.endswith((".bin", ".py", ".pt")) for pattern in allow_patterns)  # no pickle, no code
+        assert not any(pattern.endswith((".py", ".pt", ".pkl")) for pattern in allow_patterns)  # no code
+        assert [pattern for pattern in allow_patterns if pattern.endswith(".bin")] == [  # one pickle, read as tensors only
+            "BiCodec/wav2vec2-large-xlsr-53/pytorch_model.bin"
+        ]
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)

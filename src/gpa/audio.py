@@ -82,16 +82,16 @@ def decode(source: Source, sample_rate: int, max_seconds: float | None = MAX_SEC
     return np.concatenate(parts)
 
 
-def blocks(source: Source, sample_rate: int, seconds: float, max_seconds: float | None = None) -> Iterator[Wav]:
+def blocks(source: Source, sample_rate: int, seconds: float, max_seconds: float | None = None, first: bool = False) -> Iterator[Wav]:
     """The sound in arrays of `seconds` at `sample_rate` Hz, the last one shorter: flat memory over hours.
 
-    At least one block is yielded, none is empty. Raises as `decode` does, while iterating.
+    At least one block is yielded, none is empty. `first`: the first channel, not the mean of all. Raises as `decode` does, while iterating.
     """
     size = round(seconds * sample_rate)
     if size < 1:
         raise AudioError(f"a block of {seconds} s at {sample_rate} Hz holds no sample (legal: at least one)")
     held, count = list[Wav](), 0
-    for wav in _resampled(source, sample_rate, max_seconds):
+    for wav in _resampled(source, sample_rate, max_seconds, first):
         held.append(wav)
         count += len(wav)
         if count >= size:
@@ -275,11 +275,11 @@ class _Pipe(io.BytesIO):
         return data
 
 
-def _resampled(source: Source, sample_rate: int, max_seconds: float | None) -> Iterator[Wav]:
+def _resampled(source: Source, sample_rate: int, max_seconds: float | None, first: bool) -> Iterator[Wav]:
     """The sound at `sample_rate` Hz as it is decoded; at least one sample or an AudioError."""
     rate, seconds, count = sample_rate, 0.0, 0
     resampler = Resampler(rate, sample_rate)
-    for rate_in, wav in _decoded(source):
+    for rate_in, wav in _decoded(source, first):
         if rate_in != rate:  # chained files may change it on the way
             yield resampler.flush()
             rate, resampler = rate_in, Resampler(rate_in, sample_rate)
@@ -295,7 +295,7 @@ def _resampled(source: Source, sample_rate: int, max_seconds: float | None) -> I
     yield tail
 
 
-def _decoded(source: Source) -> Iterator[tuple[int, Wav]]:
+def _decoded(source: Source, first: bool) -> Iterator[tuple[int, Wav]]:
     """(sample rate in Hz, mono wav) of every frame that can be decoded; damaged packets are skipped."""
     import av
 
@@ -305,7 +305,7 @@ def _decoded(source: Source) -> Iterator[tuple[int, Wav]]:
         while True:
             try:
                 packet = next(packets, None)  # None after the last one, and after an error of the container
-                wavs = [_mono(frame) for frame in packet.decode()] if packet is not None else []
+                wavs = [_mono(frame, first) for frame in packet.decode()] if packet is not None else []
             except (av.FFmpegError, OSError, ValueError, LookupError, RuntimeError) as error:  # all of them seen on damaged files
                 if not isinstance(error, av.error.InvalidDataError):
                     raise AudioError(f"{name}: reading failed: {error}") from error
@@ -319,8 +319,8 @@ def _decoded(source: Source) -> Iterator[tuple[int, Wav]]:
             raise AudioError(f"{name}: none of {damaged} damaged packets can be decoded")
 
 
-def _mono(frame: av.AudioFrame) -> tuple[int, Wav]:
-    """One frame, any sample format and layout -> (sample rate in Hz, mean of the channels)."""
+def _mono(frame: av.AudioFrame, first: bool) -> tuple[int, Wav]:
+    """One frame, any sample format and layout -> (sample rate in Hz, the first channel or the mean of all)."""
     if frame.format.is_planar and frame.layout.nb_channels > 7:  # PyAV (12 to 18) reads past the planes of such a frame
         from av import AudioResampler
 
@@ -330,7 +330,7 @@ def _mono(frame: av.AudioFrame) -> tuple[int, Wav]:
     if array.dtype.kind in "iu":
         middle = 2 ** (8 * array.dtype.itemsize - 1)
         array = (array - np.float32(middle if array.dtype.kind == "u" else 0)) / np.float32(middle)
-    return frame.sample_rate, _finite(array)
+    return frame.sample_rate, _finite(array[:1] if first else array)
 
 
 @contextmanager

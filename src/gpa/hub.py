@@ -7,6 +7,7 @@ and `card.json`. Published configurations may hold any further keys; our own fil
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -15,16 +16,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from gpa import strict
 from gpa.engines.base import Sampling
 from gpa.errors import CheckpointError
+from gpa.vocab import Vocab
 
 NANO = "nano"  # the checkpoint that comes with the package
 TASKS = ("asr", "tts", "vc")
 _BICODEC, _GLM, _VOICES, _CARD = "BiCodec", "glm-4-voice-tokenizer", "voices", "card.json"
 _NEEDED = ("config.json", "tokenizer.json", f"{_BICODEC}/config.yaml", f"{_GLM}/config.json")
 _PUBLISHED_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_DOWNLOADED = ("*.json", "*.yaml", "*.txt", "*.safetensors", "*.onnx", "*.gguf")  # no pickle, no code
+_PICKLE = f"{_BICODEC}/wav2vec2-large-xlsr-53/pytorch_model.bin"  # the one that is published; of it only tensors are ever read
+_DOWNLOADED = ("*.json", "*.yaml", "*.txt", "*.safetensors", "*.onnx", "*.gguf", _PICKLE)  # no code
 
 # What the published inference script samples with; a checkpoint's generation_config.json may say otherwise, task by task.
 _SAMPLING = {
@@ -103,6 +108,11 @@ class Checkpoint:
         return self.folder / _GLM
 
     @property
+    def wav2vec2(self) -> Path:
+        """Folder of the codec's features, where it has its own."""
+        return self.folder / _BICODEC / "wav2vec2-large-xlsr-53"
+
+    @property
     def voices(self) -> dict[str, Path]:
         """Name -> file of each voice that comes with the checkpoint, in alphabetical order."""
         return {path.stem: path for path in sorted((self.folder / _VOICES).glob("*.json"))}
@@ -153,6 +163,42 @@ def read(folder: Path, name: str) -> Checkpoint:
             f"{folder / _CARD}: default_voice is {default!r} (legal: {', '.join(checkpoint.voices) or 'none: it has no voices'})"
         )
     return checkpoint
+
+
+def codec_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """BiCodec's parsed config.yaml. Raises CheckpointError."""
+    path = checkpoint.bicodec / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds a {type(config).__name__} (legal: a mapping)")
+    return config
+
+
+def checked_vocab(checkpoint: Checkpoint) -> Vocab:
+    """The checkpoint's vocabulary, after its sizes were compared with the three configurations. Raises CheckpointError."""
+    linguist = strict.load_json(checkpoint.glm / "config.json", CheckpointError)
+    codec = codec_config(checkpoint).get("audio_tokenizer") or {}
+    vocab = Vocab.load(checkpoint.folder, linguist.get("quantize_vocab_size"))
+    if vocab.size > checkpoint.config["vocab_size"]:
+        where, legal = checkpoint.folder / "config.json", f"{vocab.size} or more, for the ids of tokenizer.json"
+        raise CheckpointError(f"{where}: vocab_size is {checkpoint.config['vocab_size']} (legal: {legal})")
+    levels = (codec.get("speaker_encoder") or {}).get("fsq_levels")
+    books = {
+        "glm": (checkpoint.glm / "config.json", linguist.get("quantize_vocab_size"), vocab.glm.size),
+        "bicodec_global": (checkpoint.bicodec / "config.yaml", levels and math.prod(levels), vocab.bicodec_global.size),
+        "bicodec_semantic": (
+            checkpoint.bicodec / "config.yaml",
+            (codec.get("quantizer") or {}).get("codebook_size"),
+            vocab.bicodec_semantic.size,
+        ),
+    }
+    for name, (path, size, tokens) in books.items():
+        if size is not None and size != tokens:
+            raise CheckpointError(f"{path} has {size} {name} codes (legal: {tokens}, as many as tokenizer.json has tokens)")
+    return vocab
 
 
 def _sampling(path: Path) -> dict[str, Sampling]:

@@ -11,7 +11,6 @@ from gpa import bounds, hub
 from gpa.audio import Wav
 from gpa.engines.base import Engine, Sampling, Token
 from gpa.engines.choose import open_engine
-from gpa.errors import CheckpointError
 from gpa.prompt import Prompt
 from gpa.results import Check
 from gpa.vocab import Vocab
@@ -44,11 +43,7 @@ class Parts:
     def __init__(self, checkpoint: hub.Checkpoint, engine: str | Engine = "auto", device: str = "auto") -> None:
         """Raises CheckpointError, EngineError, MissingExtra."""
         self.checkpoint = checkpoint
-        self.vocab = Vocab.load(checkpoint.folder)
-        if self.vocab.size > checkpoint.config["vocab_size"]:
-            raise CheckpointError(
-                f"{checkpoint.folder}: the tokenizer has {self.vocab.size} ids, config.json {checkpoint.config['vocab_size']}"
-            )
+        self.vocab: Vocab = hub.checked_vocab(checkpoint)
         self.engine: Engine = open_engine(checkpoint.folder, engine, device) if isinstance(engine, str) else engine
 
     @cached_property
@@ -56,10 +51,7 @@ class Parts:
         """The codec: semantic and global codes <-> sound."""
         from gpa.tokenizers.bicodec import BiCodec
 
-        codec, book = BiCodec(self.checkpoint.bicodec), self.vocab.bicodec_semantic
-        if codec.codebook_size != book.size:
-            raise CheckpointError(f"{codec.folder}: the codec has {codec.codebook_size} semantic codes, the tokenizer {book.size}")
-        return codec
+        return BiCodec(self.checkpoint.bicodec)
 
     @cached_property
     def glm(self) -> GLMTokenizer:

@@ -2,7 +2,7 @@
 
 Each task is one layout of ids (paper section 3; the published reference writes the same ids):
 asr  glm(source) + semantic(source)      -> text
-tts  global(voice) + text                -> semantic
+tts  global(voice) + text                -> semantic; with a reference: global + both texts + semantic(reference) -> semantic
 vc   global(voice) + semantic(source)    -> semantic
 """
 
@@ -66,12 +66,20 @@ def tts(
     reference_text: str = "",
     reference_semantic: Iterable[int] = (),
 ) -> Prompt:
-    """Text -> semantic codes in a voice. With a reference transcript the text is spoken on from the reference codes."""
+    """Text -> semantic codes in a voice.
+
+    With a reference (what is said in the voice's clip, and its semantic codes: both or neither, ValueError) the text is
+    spoken on from the clip: the two texts stand side by side without a space, as the published model of March 2026 has them."""
+    spoken = vocab.bicodec_semantic.encode(reference_semantic)
+    if bool(reference_text) != bool(spoken):
+        raise ValueError(f"a reference has a text and codes (found {len(reference_text)} characters, {len(spoken)} codes)")
     words = vocab.encode(reference_text + text)
     context = _voice(vocab, voice)
     context.append(vocab.special("<|start_content|>"))
     source = range(len(context), len(context) + len(words))
-    context += [*words, vocab.special("<|end_content|>"), *vocab.bicodec_semantic.encode(reference_semantic)]
+    context += [*words, vocab.special("<|end_content|>")]
+    if spoken:
+        context += [vocab.special("<|start_semantic_token|>"), *spoken]
     return _speech(vocab, context, semantic, source)
 
 

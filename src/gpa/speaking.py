@@ -100,7 +100,8 @@ def _decoded(parts: Parts, codes: Iterator[int], manner: Manner) -> Iterator[Wav
 def _spoken(parts: Parts, said: str, manner: Manner, outcome: Outcome) -> Iterator[int]:
     rate = parts.bicodec.frame_rate
     bounded = replace(manner.sampling, max_new_ids=bounds.tts_limit(said, rate), min_new_ids=bounds.tts_floor(said, rate))
-    return parts.semantic(prompt.tts(parts.vocab, manner.voice.codes, said), bounded, outcome)
+    voice = manner.voice
+    return parts.semantic(prompt.tts(parts.vocab, voice.codes, said, None, voice.transcript, voice.semantic), bounded, outcome)
 
 
 def _checked(parts: Parts, said: str, manner: Manner, outcome: Outcome) -> Iterator[int]:

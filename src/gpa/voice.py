@@ -1,4 +1,4 @@
-"""Voice: the global codes of a speaker, in memory and as a file of less than 1 KB.
+"""Voice: the global codes of a speaker, in memory and as a file of less than 1 KB (with a transcript: 8 KB).
 
 A voice is made from a clip by `GPA.voice`, once, and kept. The codes mean something only to checkpoints with the same
 codebook: its size and the number of codes are part of the voice and are checked where it is used.
@@ -14,29 +14,38 @@ from gpa import strict
 from gpa.errors import GPAError
 
 FORMAT = "gpa-voice-1"
-MAX_BYTES = 1000  # of a voice file
+MAX_BYTES, MAX_BYTES_TRANSCRIBED = 1000, 8000  # of a voice file
 MAX_NAME = 80  # characters
 
 
 @dataclass(frozen=True)
 class Voice:
-    """`codes` of one speaker, each in 0 .. codebook_size - 1."""
+    """`codes` of one speaker, each in 0 .. codebook_size - 1.
+
+    `transcript` and `semantic`, both or neither: what is said in the clip, and its semantic codes; speech goes on from them."""
 
     codes: tuple[int, ...]
     codebook_size: int
     name: str = ""
+    transcript: str = ""
+    semantic: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.codes or any(not 0 <= code < self.codebook_size for code in self.codes):
             raise ValueError(f"a voice has the codes {list(self.codes)} (legal: one or more in 0..{self.codebook_size - 1})")
+        if bool(self.transcript) != bool(self.semantic):
+            found = f"a transcript of {len(self.transcript)} characters and {len(self.semantic)} semantic codes"
+            raise ValueError(f"the voice has {found} (legal: both or neither)")
         if len(self.name) > MAX_NAME:
             raise ValueError(f"the voice's name has {len(self.name)} characters (legal: up to {MAX_NAME})")
 
     def save(self, path: str | Path) -> None:
         """Write as JSON. Raises GPAError: not writable."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False) + "\n"
-        if len(text.encode()) > MAX_BYTES:
-            raise GPAError(f"the voice takes {len(text.encode())} bytes (legal: up to {MAX_BYTES})")
+        facts = {key: value for key, value in asdict(self).items() if self.transcript or key not in ("transcript", "semantic")}
+        text = json.dumps({"format": FORMAT, **facts}, ensure_ascii=False) + "\n"
+        most = MAX_BYTES_TRANSCRIBED if self.transcript else MAX_BYTES
+        if len(text.encode()) > most:
+            raise GPAError(f"the voice takes {len(text.encode())} bytes (legal: up to {most})")
         try:
             Path(path).write_text(text, encoding="utf-8")
         except OSError as error:

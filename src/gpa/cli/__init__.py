@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gpa.cli import bench, demo, detect, judge, listen, make, serve, speak, voices
+from gpa.cli import bench, demo, detect, dev, judge, listen, make, serve, speak, voices
 from gpa.errors import GPAError
 
 INTERRUPTED = 130
@@ -83,8 +83,11 @@ _voice = _verbs(_group("Make and look at voices."), create=voices.create, list=v
 _data = _verbs(_group("Make training data."), synth=make.synth, pack=make.pack, disturb=make.disturb, noise=make.noise)
 _verbs(_data, features=make.features, tokenize=make.tokenize, testset=make.render)
 _bench = _verbs(_group("Measure speed and memory."), engines=bench.engines)
+_dev = _verbs(_group("Tools for developers."))
+_dev.command("fake-checkpoint")(dev.fake_checkpoint)
 _train = _verbs(_group("Train the parts of a checkpoint."), tokenizer=make.tokenizer, lm=make.lm, assemble=make.assemble)
 app.add_typer(_voice, name="voice")
 app.add_typer(_data, name="data")
 app.add_typer(_train, name="train")
 app.add_typer(_bench, name="bench")
+app.add_typer(_dev, name="dev")

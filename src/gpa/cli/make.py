@@ -33,16 +33,38 @@ class Stored(str, Enum):
     int8 = "int8"
 
 
+class StoredLM(str, Enum):
+    """How the language model's weights are stored in an export."""
+
+    f32 = "f32"
+    f16 = "f16"
+    int8 = "int8"
+    int4 = "int4"
+
+
+class Exported(str, Enum):
+    """The engines that run from an export."""
+
+    openvino = "openvino"
+    llama = "llama"
+
+
 def convert(
-    folder: Annotated[Path, typer.Argument(help="Checkpoint folder with weights (model.safetensors).")],
-    lm: Annotated[Stored, typer.Option("--lm", help="Stored weights of the language model.")] = Stored.int8,
+    folder: Annotated[str, typer.Argument(help="Checkpoint folder with weights, as published; or a published id.")],
+    out: Annotated[Path | None, typer.Argument(help="Folder to write, which then runs by itself; default: beside the weights.")] = None,
+    lm: Annotated[StoredLM, typer.Option("--lm", help="Stored weights of the language model.")] = StoredLM.int8,
     nets: Annotated[Stored, typer.Option("--nets", help="Stored weights of the tokenizers.")] = Stored.f16,
+    engine: Annotated[Exported, typer.Option("--engine", help="What shall run the language model; llama writes GGUF.")] = Exported.openvino,
 ) -> None:
-    """Write what a checkpoint runs from: ONNX for the tokenizers, OpenVINO for the language model. Needs gpa[train]."""
+    """Write what a checkpoint runs from: ONNX for the tokenizers, OpenVINO IR or GGUF for the language model. Needs gpa[train].
+
+    Prints of each net how close its export comes to torch, its size and its speed."""
+    from gpa.bench.engines import once
     from gpa.convert import convert as export
 
-    for path in export(folder, lm.value, nets.value):
-        typer.echo(path)
+    for written in export(folder, out, lm.value, nets.value, engine.value):
+        typer.echo(written)
+    note(once(written.path, engine.value))
 
 
 def synth(

@@ -9,6 +9,7 @@ BiCodec/decoder.onnx              codes (1, N), voice (1, token_num), skip (2,) 
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -35,12 +36,13 @@ CODE = 1280  # samples per linguistic code
 
 @dataclass(frozen=True)
 class Job:
-    """A net to export: its graph, the file's name, an example of its inputs, and the names of its outputs in order."""
+    """A net to export: its graph, the file's name, an example of its inputs, the outputs' names, and the example's duration."""
 
     graph: nn.Module
     file: str
     example: dict[str, Tensor]
     outputs: tuple[str, ...]
+    seconds: float
 
     def write(self, folder: Path, precision: Precision = "f32") -> Path:
         """Trace the graph to FOLDER/file."""
@@ -50,26 +52,33 @@ class Job:
 def glm_job(net: WhisperVQ, feature_layers: Sequence[int] = ()) -> Job:
     """model.onnx of the linguistic tokenizer; `feature_layers` (counted from 1) are concatenated as the output `features`."""
     outputs = ("codes", "features") if feature_layers else ("codes",)
-    return Job(GLMGraph(net, feature_layers), "model.onnx", {"wav": torch.zeros(1, 16_000)}, outputs)
+    return Job(GLMGraph(net, feature_layers), "model.onnx", {"wav": _noise(16_000)}, outputs, 1.0)
 
 
 def wav2vec2_job(net: Wav2Vec2) -> Job:
     """model.onnx of BiCodec's features."""
-    return Job(Wav2Vec2Graph(net), "model.onnx", {"wav": torch.zeros(1, 16_000)}, ("features",))
+    return Job(Wav2Vec2Graph(net), "model.onnx", {"wav": _noise(16_000)}, ("features",), 1.0)
 
 
 def bicodec_jobs(codec: BiCodec) -> list[Job]:
     """encoder.onnx, speaker.onnx and decoder.onnx."""
     c = codec.config["audio_tokenizer"]
-    features = torch.zeros(1, 24, c["encoder"]["input_channels"])
-    codes, voice = torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, c["speaker_encoder"]["token_num"], dtype=torch.long)
+    width, frames, count = c["encoder"]["input_channels"], 24, 8
+    codes = torch.arange(count)[None] * 31 % c["quantizer"]["codebook_size"]
+    voice = torch.arange(c["speaker_encoder"]["token_num"])[None] * 7 % math.prod(c["speaker_encoder"]["fsq_levels"])
     decoded = {"codes": codes, "voice": voice, "skip": torch.tensor([1, 2])}
     rows = Rows._fields if isinstance(codec.decoder, SourceFilter) else ("wav",)
+    spoken = count * codec.config["latent_hop_length"] / codec.config["sample_rate"]
+    features = 10 * _noise(frames * width).view(1, frames, width)
     return [
-        Job(EncoderGraph(codec), "encoder.onnx", {"features": features}, ("codes",)),
-        Job(SpeakerGraph(codec), "speaker.onnx", {"wav": torch.zeros(1, 16_000)}, ("voice",)),
-        Job(DecoderGraph(codec), "decoder.onnx", decoded, rows),
+        Job(EncoderGraph(codec), "encoder.onnx", {"features": features}, ("codes",), frames / 50),
+        Job(SpeakerGraph(codec), "speaker.onnx", {"wav": _noise(16_000)}, ("voice",), 1.0),
+        Job(DecoderGraph(codec), "decoder.onnx", decoded, rows, spoken),
     ]
+
+
+def _noise(samples: int) -> Tensor:
+    return 0.1 * torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
 
 
 def export_glm(net: WhisperVQ, folder: Path, feature_layers: Sequence[int] = (), precision: Precision = "f32") -> Path:

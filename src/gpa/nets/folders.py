@@ -37,7 +37,7 @@ _BUFFERS = ("cluster_size", "ema_count", "ema_weight", "num_batches_tracked")  #
 def read_bicodec(folder: Path) -> BiCodec:
     """FOLDER/config.yaml and model.safetensors -> the codec, in eval mode. Raises CheckpointError."""
     folder = Path(folder)
-    with _unfilled():
+    with unfilled():
         codec = _built(lambda: BiCodec(BiCodec.load_config(folder)), folder / "config.yaml")
     return _loaded(codec, folder / WEIGHTS, lambda name: name.endswith(_BUFFERS) or name.startswith("mel_transformer."))
 
@@ -46,7 +46,7 @@ def read_glm(folder: Path) -> WhisperVQ:
     """FOLDER/config.json and model.safetensors -> the linguistic tokenizer, in eval mode. Raises CheckpointError."""
     folder = Path(folder)
     config = _of(WhisperVQConfig.of, folder / "config.json")
-    with _unfilled():
+    with unfilled():
         net = WhisperVQ(config)
 
     def unused(name: str) -> bool:  # the published file ends at the quantiser; others of its kind hold all of Whisper's encoder
@@ -61,7 +61,7 @@ def read_wav2vec2(folder: Path) -> Wav2Vec2:
     Of a pickle only tensors are read; what else it holds is refused. Raises CheckpointError."""
     folder = Path(folder)
     config = _of(Wav2Vec2Config.of, folder / "config.json")
-    with _unfilled():
+    with unfilled():
         net = Wav2Vec2(config)
 
     def unused(name: str) -> bool:
@@ -180,7 +180,7 @@ def _built(build: Callable[[], Module], path: Path) -> Module:
 
 
 @contextmanager
-def _unfilled() -> Iterator[None]:
+def unfilled() -> Iterator[None]:
     """Modules built in this thread meanwhile get parameters without memory: weights are about to be put in their place."""
     here = threading.get_ident()
 
