@@ -18,10 +18,12 @@ pytest.importorskip("uvicorn")
 import uvicorn
 from fastapi import FastAPI
 
+from gpa.hub import Checkpoint
 from gpa.pipeline import GPA
 from gpa.server.app import create_app
 from gpa.server.main import config
 from gpa.server.settings import Settings
+from gpa.server.work import House
 
 
 @dataclass
@@ -34,13 +36,13 @@ class Live:
 
 
 @contextmanager
-def served(model: GPA, folder: Path, **settings: object) -> Iterator[Live]:
-    """Serve, and go down afterwards. `folder` takes the voices."""
+def served(model: GPA | House, folder: Path, checkpoint: Checkpoint | None = None, **settings: object) -> Iterator[Live]:
+    """Serve, and go down afterwards. `folder` takes the voices; a House needs its checkpoint."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     found = replace(Settings(port=port, voices=folder, drain_seconds=2), **settings)  # type: ignore[arg-type]
-    app = create_app(model, found)
+    app = create_app(model, found, checkpoint)
     server = uvicorn.Server(config(app, found))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -15,7 +15,9 @@ pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
 import fakes
+import gpa
 from gpa import audio, hub, watermark
+from gpa.errors import CheckpointError
 from gpa.server.app import create_app
 from gpa.server.desk import OPENAI_VOICES
 from gpa.server.settings import Settings
@@ -289,3 +291,26 @@ async def test_what_is_made_carries_the_mark(tmp_path: Path) -> None:
     assert not np.allclose(found[True], plain, atol=1e-4)
     marked = watermark.embed(plain, 16_000)
     assert np.abs(found[True] - marked)[:-400].max() < 2e-2
+
+
+# ---- the embedded checkpoint ----
+
+
+async def test_nano(tmp_path: Path) -> None:
+    try:
+        model = gpa.load()
+    except CheckpointError as error:
+        pytest.skip(str(error))
+    with model:
+        app = create_app(model, Settings(voices=tmp_path / "voices"))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            body = {"model": "tts-1", "input": "Hello there.", "voice": "alloy", "response_format": "wav", "speed": 1.25}
+            spoken = await client.post("/v1/audio/speech", json=body)
+            assert np.abs(audio.decode(spoken.content, RATE)).max() > 0.01
+            form = {"response_format": "verbose_json", "timestamp_granularities[]": ["segment", "word"]}
+            heard = (await transcribe(client, **form)).json()
+            assert heard["text"]
+            assert len(heard["words"]) == len(heard["text"].split())
+            made = await client.post("/v1/audio/voices", data={"name": "me"}, files={"audio_sample": CLIP})
+            swapped = await client.post("/v1/audio/conversions", data={"voice": made.json()["id"]}, files={"file": CLIP})
+            assert len(audio.decode(swapped.content, RATE)) / RATE == pytest.approx(4.5, abs=1.5)

@@ -91,17 +91,20 @@ def _impatient(settings: Settings) -> type[H11Protocol]:
             super().connection_made(transport)
             self._await_head()
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            self._await_head()
+        def data_received(self, data: bytes) -> None:
+            before = self.cycle
+            if self._reading is None and (before is None or before.response_complete):  # the next request begins
+                self._await_head()
+            super().data_received(data)
+            if self.cycle is not before:  # its head is there
+                self._drop(self._reading)
+                self._reading = None
 
         def _await_head(self) -> None:
-            cycle = self.cycle
-            self._drop(self._reading)
-            self._reading = self.loop.call_later(settings.read_seconds, self._head_due, cycle)
+            self._reading = self.loop.call_later(settings.read_seconds, self._head_due)
 
-        def _head_due(self, cycle: object) -> None:
-            if self.cycle is cycle and self.transport.get_protocol() is self:  # else a request came, or it is a WebSocket by now
+        def _head_due(self) -> None:
+            if self.transport.get_protocol() is self:  # else it is a WebSocket by now
                 self.transport.abort()
 
         def pause_writing(self) -> None:
