@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 
 pytest.importorskip("fastapi")
 websockets = pytest.importorskip("websockets.sync.client")
+InvalidStatus = pytest.importorskip("websockets.exceptions").InvalidStatus
 
 import fakes
 import live
 from gpa import audio
 from gpa.engines.base import Context, Sampling, Token
 from gpa.segment import Segmenter
+from gpa.server.access import hashed
 from gpa.server.app import create_app
 from gpa.server.live import Block, Codes, convert
 from gpa.server.runner import Runner
@@ -136,6 +138,19 @@ def test_silent_clients_hold_no_slot(server: live.Live) -> None:
         _, events = client.until("error")
         assert events[-1]["error"]["code"] == "timeout"
         assert server.app.state.desk.runner.running == 0
+
+
+def test_keys_of_browsers(tmp_path: Path) -> None:
+    key = "a-key-of-sixteen-characters"
+    with live.served(fakes.model(tmp_path / "fake"), tmp_path / "voices", key_hashes=frozenset({hashed(key)})) as server:
+        for path in ("/ws/tts", "/ws/vc", "/v1/realtime"):
+            with pytest.raises(InvalidStatus), opened(server, path):
+                pass
+        with opened(server, "/ws/tts", additional_headers={"Authorization": f"Bearer {key}"}) as client:
+            assert client.socket.subprotocol is None
+        for path in ("/ws/tts", "/v1/realtime"):
+            with opened(server, path, subprotocols=["gpa", f"openai-insecure-api-key.{key}"]) as client:
+                assert client.socket.subprotocol == "gpa"
 
 
 class Endless:
