@@ -19,7 +19,7 @@ from gpa.errors import CheckpointError
 from gpa.pipeline import load
 from gpa.server.app import create_app
 from gpa.server.process import Process
-from gpa.server.settings import Settings
+from gpa.server.settings import LOOPBACK, Settings
 
 log = logging.getLogger("gpa.server")
 
@@ -29,6 +29,8 @@ def run(model: str, engine: str, settings: Settings) -> None:
     checkpoint = hub.resolve(model)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    if settings.host not in LOOPBACK and not settings.key_hashes:
+        log.warning("%s is open to other machines, and no key is asked for (--api-key-file)", settings.host)
     house = Process(partial(load, checkpoint.folder, engine))
     try:
         server = Server(config(create_app(house, settings, checkpoint), settings))
