@@ -367,7 +367,7 @@ def test_a_whole_checkpoint_does_every_task(nano_checkpoint: Path) -> None:
 
 def test_unknown_engine_and_device(tmp_path: Path) -> None:
     fakes.write_checkpoint(tmp_path / "bad")
-    with pytest.raises(gpa.GPAError, match=r"unknown engine 'warp' .legal: auto, openvino, transformers"):
+    with pytest.raises(gpa.GPAError, match=r"unknown engine 'warp' .legal: auto, openvino, llama, transformers, vllm"):
         gpa.load(tmp_path / "bad", engine="warp")
     with pytest.raises(gpa.GPAError, match="openvino runs on cpu, found device 'cuda'"):
         gpa.load(tmp_path / "bad", engine="openvino", device="cuda")
