@@ -31,8 +31,8 @@ from gpa.server.app import create_app
 from gpa.server.live import Block, Codes, convert
 from gpa.server.runner import Runner
 from gpa.server.settings import Settings
-from gpa.server.sockets import Converting, Speaking
-from gpa.server.wire import Gone, race
+from gpa.server.sockets import Converting, Request, Speak, Speaking
+from gpa.server.wire import Gone, Pipe, Works, race
 
 RATE = 24_000
 SPEECH = audio.decode(Path(__file__).parent / "data" / "speech.opus", RATE)
@@ -313,6 +313,35 @@ def test_captions_read_each_code_once(tmp_path: Path, monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(glm, (first + 2 * np.arange(len(glm))) % 16)
     assert len(semantic) > 80
     assert found[-1].end == pytest.approx(found[0].start + len(semantic) / 25)
+
+
+# ---- works ----
+
+
+def test_a_work_that_swallows_a_cancellation_ends_all_the_same() -> None:
+    """As `asyncio.wait_for` does up to Python 3.11, where it succeeds in the same turn of the loop."""
+
+    async def run() -> list[str]:
+        works, request, log = Works(), Request(Speak(type="start"), None, Pipe()), list[str]()
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                log.append("swallowed")
+            await asyncio.sleep(60)
+
+        async def other() -> None:
+            log.append("next")
+            raise Gone
+
+        await works.add(request, work)
+        await works.add(Request(Speak(type="start"), None, Pipe()), other)
+        asyncio.get_running_loop().call_later(0.01, works.drop, request)
+        await asyncio.wait_for(race(works.run()), 30)
+        return log
+
+    assert asyncio.run(run()) == ["swallowed", "next"]
 
 
 # ---- damaged messages ----

@@ -83,6 +83,7 @@ class Works:
         self._waiting: asyncio.Queue[tuple[Owner, Callable[[], Coroutine[Any, Any, None]]]] = asyncio.Queue(most)
         self._owner: Owner | None = None
         self._current: asyncio.Future[None] | None = None
+        self._ending: asyncio.Future[None] | None = None  # kept, or it might be collected
 
     async def add(self, owner: Owner, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Waits while too many wait."""
@@ -92,7 +93,7 @@ class Works:
         """End the works of one owner, and begin no more of them."""
         owner.dropped = True
         if self._owner is owner and self._current is not None:
-            self._current.cancel()
+            self._ending = asyncio.ensure_future(end(self._current))
 
     async def run(self) -> None:
         """Work until cancelled."""
