@@ -29,7 +29,7 @@ from gpa.server import jobs
 from gpa.server.process import Process
 from gpa.server.work import End, Event, Inlet, Item, Took, Work
 
-SLOW_START = 60.0  # seconds: a new interpreter, on a busy machine
+SLOW_START = 180.0  # seconds: a new interpreter, on a busy machine
 
 
 def opened(folder: Path) -> GPA:

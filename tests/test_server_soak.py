@@ -59,7 +59,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
     settings = {"concurrency": 2, "queue": 4, "write_seconds": 1.0, "read_seconds": 1.0}
     checkpoint = fakes.model(tmp_path / "fake").checkpoint
     with served(Process(partial(again, tmp_path)), tmp_path / "voices", checkpoint, **settings) as found:
-        until(lambda: found.app.state.desk.runner.house.ready, 60)
+        until(lambda: found.app.state.desk.runner.house.ready, 180)
         yield found
 
 
