@@ -314,3 +314,9 @@ async def test_nano(tmp_path: Path) -> None:
             made = await client.post("/v1/audio/voices", data={"name": "me"}, files={"audio_sample": CLIP})
             swapped = await client.post("/v1/audio/conversions", data={"voice": made.json()["id"]}, files={"file": CLIP})
             assert len(audio.decode(swapped.content, RATE)) / RATE == pytest.approx(4.5, abs=1.5)
+
+
+async def test_the_api_describes_itself(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/openapi.json")
+    assert answer.status_code == 200
+    assert {"/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/conversions"} <= set(answer.json()["paths"])

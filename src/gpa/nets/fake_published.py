@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 import yaml
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.fake import LM_TINY, tiny_bicodec, tiny_glm
@@ -159,4 +159,5 @@ class _Noise:
         times = -(-(self._at + count) // len(self._block))
         drawn = self._block.repeat(times)[self._at : self._at + count].reshape(shape)
         self._at = (self._at + count) % len(self._block)
-        return drawn * nn.init.calculate_gain("linear") * (torch.Size(shape[1:]).numel()) ** -0.5
+        scaled: Tensor = drawn * torch.Size(shape[1:]).numel() ** -0.5
+        return scaled

@@ -187,7 +187,7 @@ def unfilled() -> Iterator[None]:
     def emptied(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter | None:
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad) if threading.get_ident() == here else None
 
-    handle = register_module_parameter_registration_hook(emptied)
+    handle = register_module_parameter_registration_hook(emptied)  # type: ignore[arg-type]  # what it returns is taken
     try:
         yield
     finally:

@@ -48,7 +48,8 @@ class Wav2Vec2Config:
             wrong = [f"num_hidden_layers={raw['num_hidden_layers']} (legal: {STATES[-1]} or more)"]
         if wrong:
             raise CheckpointError(f"the wav2vec2 config has {', '.join(wrong)}")
-        return cls(**{f.name: tuple(raw[f.name]) if isinstance(raw[f.name], list) else raw[f.name] for f in fields(cls)})
+        values: dict[str, Any] = {f.name: tuple(raw[f.name]) if isinstance(raw[f.name], list) else raw[f.name] for f in fields(cls)}
+        return cls(**values)
 
     @property
     def shortest(self) -> int:

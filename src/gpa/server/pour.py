@@ -30,9 +30,10 @@ class Pour(Response):
     On disconnect, or when one write takes longer than `write_seconds`, the generator is closed, and with it its slot.
     """
 
-    def __init__(self, items: AsyncGenerator[bytes, None], media_type: str, write_seconds: float) -> None:
+    def __init__(self, items: AsyncGenerator[bytes, None], media_type: str, write_seconds: float, status_code: int = 200) -> None:
+        # FastAPI reads the default of `status_code` to describe the route
         self.items, self.write_seconds = items, write_seconds
-        self.status_code, self.media_type, self.background = 200, media_type, None
+        self.status_code, self.media_type, self.background = status_code, media_type, None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +56,7 @@ class Pour(Response):
                 async for item in items:
                     if not started:
                         started = True
-                        await self._write(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                        await self._write(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                     await self._write(send, {"type": "http.response.body", "body": item, "more_body": True})
             except asyncio.TimeoutError:
                 log.warning("a reader took nothing for %g s: given up", self.write_seconds)
@@ -69,7 +70,7 @@ class Pour(Response):
                     return
                 await self._write(send, {"type": "http.response.body", "body": event(failed.body()), "more_body": True})
         if not started:
-            await self._write(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._write(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await self._write(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, send: Send, message: dict[str, Any]) -> None:
