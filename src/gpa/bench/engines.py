@@ -7,9 +7,6 @@ gets its turn, so that other work on the machine falls on all of them alike.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +15,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory, TemporaryFile
-from types import TracebackType
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpa.bench.process import Worker, threads
 from gpa.bench.worker import REFERENCE
 from gpa.convert import convert_lm
 from gpa.engines.card import Card
@@ -88,7 +85,7 @@ def measure(folder: Path, engines: Sequence[str], plan: Plan = Plan(), say: Call
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="gpa-bench-")))
         places = [_place(folder, engine, scratch) for engine in engines]
-        workers = [stack.enter_context(Worker(place, engine)) for place, engine in zip(places, engines, strict=True)]
+        workers = [stack.enter_context(opened(place, engine)) for place, engine in zip(places, engines, strict=True)]
         reads = [bytes_per_id(folder, place, engine) for place, engine in zip(places, engines, strict=True)]
         samples: dict[tuple[str, int], list[dict[str, float]]] = {}
         limits: list[float] = []
@@ -98,20 +95,20 @@ def measure(folder: Path, engines: Sequence[str], plan: Plan = Plan(), say: Call
             for streams in plan.streams:
                 limits.append(read_limit())
                 for worker in workers:
-                    run = worker.ask(CONTEXT, streams, plan.new)
-                    say(f"{worker.engine}, streams: {streams}, " + ", ".join(f"{name} {value:.4g}" for name, value in run.items()))
-                    samples.setdefault((worker.engine, streams), []).append(run)
-                    peaks.setdefault(worker.engine, samples[worker.engine, streams][0]["peak"])
+                    run = worker.ask(context=CONTEXT, streams=streams, new=plan.new)
+                    say(f"{worker.name}, streams: {streams}, " + ", ".join(f"{name} {value:.4g}" for name, value in run.items()))
+                    samples.setdefault((worker.name, streams), []).append(run)
+                    peaks.setdefault(worker.name, samples[worker.name, streams][0]["peak"])
         for worker in workers:
-            long[worker.engine] = LONG / worker.ask(LONG, 1, 2)["first"]
+            long[worker.name] = LONG / worker.ask(context=LONG, streams=1, new=2)["first"]
     rates = {key: _rate(key[1], runs, samples.get((REFERENCE, key[1]))) for key, runs in samples.items()}
     limit = median(limits)
     rows = []
     for worker, read in zip(workers, reads, strict=True):
-        mine = tuple(rates[worker.engine, streams] for streams in plan.streams)
+        mine = tuple(rates[worker.name, streams] for streams in plan.streams)
         alone = next((rate.ids_per_cpu_s for rate in mine if rate.streams == 1), 0.0)
         share = alone * read / limit
-        rows.append(Row(worker.engine, worker.load, peaks[worker.engine] / 1e6, long[worker.engine], read / 1e6, share, mine))
+        rows.append(Row(worker.name, worker.hello["load"], peaks[worker.name] / 1e6, long[worker.name], read / 1e6, share, mine))
     return Report(folder.name, limit / 1e9, tuple(rows))
 
 
@@ -124,52 +121,16 @@ def installed(folder: Path) -> list[str]:
 
 def once(model: Path, engine: str) -> str:
     """One line on the size and speed of an exported language model, tried in one stream."""
-    with Worker(model.parent, engine) as worker:
-        run = worker.ask(CONTEXT, 1, 64)
+    with opened(model.parent, engine) as worker:
+        run = worker.ask(context=CONTEXT, streams=1, new=64)
     size = sum(file.stat().st_size for file in {model, model.with_suffix(".bin")} if file.is_file()) / 1e6
     speed = f"{run['ids'] / run['wall']:.0f} ids/s, the first after {CONTEXT} in {run['first'] * 1e3:.0f} ms"
-    return f"{model.name}: {size:.1f} MB, loads in {worker.load:.1f} s, {speed}, {run['peak'] / 1e6:.0f} MB of memory"
+    return f"{model.name}: {size:.1f} MB, loads in {worker.hello['load']:.1f} s, {speed}, {run['peak'] / 1e6:.0f} MB of memory"
 
 
-class Worker:
+def opened(folder: Path, engine: str) -> Worker:
     """A process that holds one engine."""
-
-    def __init__(self, folder: Path, engine: str) -> None:
-        self.engine, self._folder = engine, folder
-
-    def __enter__(self) -> Worker:
-        command = [sys.executable, "-m", "gpa.bench.worker", str(self._folder), self.engine.split(":")[0]]
-        self._log = TemporaryFile("w+")
-        pipe, limited = subprocess.PIPE, {**os.environ, "OMP_NUM_THREADS": str(threads())}  # torch would take every core and spin
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._log, text=True, env=limited)
-        try:
-            self.load = self._read()["load"]
-        except EngineError as error:
-            self.__exit__(None, error, None)
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._log.close()
-
-    def ask(self, context: int, streams: int, new: int) -> dict[str, float]:
-        """One measurement: the fields of `gpa.bench.worker.Run`, and the peak memory so far. Raises EngineError."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"context": context, "streams": streams, "new": new}) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, float]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._log.seek(0)
-            last = (self._log.read().strip().splitlines() or ["it said nothing"])[-1]
-            raise EngineError(f"{self.engine} cannot be measured: {last}")
-        answer: dict[str, float] = json.loads(line)
-        return answer
+    return Worker(engine, "gpa.bench.worker", str(folder), engine.split(":")[0])
 
 
 def _place(folder: Path, engine: str, scratch: Path) -> Path:
@@ -210,11 +171,6 @@ def bytes_per_id(folder: Path, place: Path, engine: str) -> float:
     rows = config["vocab_size"] if name in (REFERENCE, "llama", "vllm") else legal
     of_head = 8.0 if name == "openvino" and stored < 8 else stored
     return float(layers * (stored + scale) + rows * hidden * (of_head + scale)) / 8
-
-
-def threads() -> int:
-    """Half the processors: what big models get (see `gpa.engines.threads`)."""
-    return max(1, (os.cpu_count() or 1) // 2)
 
 
 def read_limit(megabytes: int = 256) -> float:

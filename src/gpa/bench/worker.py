@@ -1,13 +1,8 @@
-"""One engine in a process of its own: opens it, then measures what it is asked for, a line of JSON each on stdin and stdout.
-
-A process each, because peak memory cannot be measured otherwise, and kept alive, so that engines can be measured in turns.
-"""
+"""One engine in a process of its own (`gpa.bench.process`): opens it, then measures what it is asked for."""
 
 from __future__ import annotations
 
 import json
-import os
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +12,7 @@ from threading import Barrier, Thread
 from typing import Any, Protocol
 
 from gpa import prompt as prompts
+from gpa.bench import process
 from gpa.engines.base import Sampling
 from gpa.engines.choose import open_engine
 from gpa.prompt import Prompt
@@ -46,8 +42,7 @@ class Batch(Protocol):
 
 def main() -> None:
     """python -m gpa.bench.worker FOLDER ENGINE: see the module."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever an engine prints goes to stderr
+    answers = process.answers()
     folder, name = Path(sys.argv[1]), sys.argv[2]
     vocab = Vocab.load(folder)
     begun = time.perf_counter()
@@ -59,15 +54,7 @@ def main() -> None:
 
 
 def _answer(answers: Any, fields: dict[str, float]) -> None:
-    answers.write(json.dumps(fields | {"peak": _peak()}) + "\n")
-
-
-def _peak() -> int:
-    """Bytes of memory at most so far. Linux's getrusage would count what the parent held when it started this process."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    answers.write(json.dumps(fields | {"peak": process.memory()}) + "\n")
 
 
 def prompt_of(vocab: Vocab, length: int) -> Prompt:
