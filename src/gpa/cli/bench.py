@@ -48,7 +48,10 @@ def speech(
         str, typer.Option("--rate", help="Requests a second that come whatever is still being served, separated by commas.")
     ] = "",
     requests: Annotated[int, typer.Option("--requests", min=1, help="Texts of a case; never fewer than its clients.")] = 20,
-    baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Measure the plain way beside it: one at a time, decoded in full for every chunk.")] = True,
+    baseline: Annotated[
+        bool,
+        typer.Option("--baseline/--no-baseline", help="Measure the plain way beside it: one at a time, decoded in full for every chunk."),
+    ] = True,
     plot_to: Annotated[Path | None, typer.Option("--plot", help="File for a drawing (.svg, .png); needs matplotlib.")] = None,
     as_json: Json = False,
 ) -> None:
