@@ -109,10 +109,10 @@ def codes_per_character(vocab: Vocab) -> Callable[[Context], Sequence[int]]:
     return answer
 
 
-def model(folder: Path, answer: Callable[[Context], Sequence[int]] | None = None) -> GPA:
+def model(folder: Path, answer: Callable[[Context], Sequence[int]] | None = None, watermark: bool = False) -> GPA:
     """A GPA on stand-ins; its engine is a fakes.Engine."""
     checkpoint = write_checkpoint(folder)
     engine = Engine(answer or codes_per_character(Vocab.load(folder)))
-    made = GPA(checkpoint, engine)
+    made = GPA(checkpoint, engine, watermark=watermark)
     made.bicodec, made.glm = Codec(), Linguist()  # type: ignore[assignment]
     return made

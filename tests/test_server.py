@@ -283,7 +283,7 @@ async def test_words(client: httpx.AsyncClient) -> None:
 async def test_what_is_made_carries_the_mark(tmp_path: Path) -> None:
     found = {}
     for wanted in (True, False):
-        app = create_app(fakes.model(tmp_path / f"fake-{wanted}"), Settings(voices=tmp_path / "voices", watermark=wanted))
+        app = create_app(fakes.model(tmp_path / f"fake-{wanted}", watermark=wanted), Settings(voices=tmp_path / "voices"))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             body = {"model": "x", "input": "Hello there, everybody.", "voice": "amy", "response_format": "wav"}
             found[wanted] = audio.decode((await client.post("/v1/audio/speech", json=body)).content, 16_000)

@@ -40,9 +40,9 @@ class Outcome:
 class Parts:
     """Vocabulary, engine, codec and linguistic tokenizer of one checkpoint; the nets are loaded when first used."""
 
-    def __init__(self, checkpoint: hub.Checkpoint, engine: str | Engine = "auto", device: str = "auto") -> None:
+    def __init__(self, checkpoint: hub.Checkpoint, engine: str | Engine = "auto", device: str = "auto", *, watermark: bool = True) -> None:
         """Raises CheckpointError, EngineError, MissingExtra."""
-        self.checkpoint = checkpoint
+        self.checkpoint, self.watermark = checkpoint, watermark
         self.vocab: Vocab = hub.checked_vocab(checkpoint)
         self.engine: Engine = open_engine(checkpoint.folder, engine, device) if isinstance(engine, str) else engine
 

@@ -27,6 +27,7 @@ from gpa.speaking import Manner, pieces_of, speak
 from gpa.stretch import Stretcher
 from gpa.text import Piece
 from gpa.voice import Voice
+from gpa.watermark import Watermark
 
 Text: TypeAlias = "str | Iterable[str]"  # whole, or in pieces of any size, as a language model writes it
 AnyVoice: TypeAlias = "Voice | Sound"  # a str is a name of `GPA.voices`, else a path
@@ -43,11 +44,13 @@ def load(
     *,
     allow_download: bool | None = None,
     compat: str | None = None,
+    watermark: bool = True,
 ) -> GPA:
     """A model, from the checkpoint in the package, a folder or a published id (`gpa.hub.resolve`).
 
     engine: one of `gpa.engines.choose.ENGINES`, or auto. device: auto is the CPU unless the engine knows better.
     compat: "reference" hears, prompts and speaks as the published code does, faults included (docs/compatibility.md).
+    watermark: what is spoken and converted carries an inaudible mark that `gpa detect` finds (docs/watermark.md).
     Raises CheckpointError, EngineError, MissingExtra; GPAError for another `compat`.
     """
     if compat == "reference":
@@ -56,7 +59,7 @@ def load(
         return ReferenceGPA(hub.resolve(checkpoint, allow_download), engine, device)
     if compat is not None:
         raise GPAError(f"compat is {compat!r} (legal: None, 'reference')")
-    return GPA(hub.resolve(checkpoint, allow_download), engine, device)
+    return GPA(hub.resolve(checkpoint, allow_download), engine, device, watermark=watermark)
 
 
 class GPA(Parts):
@@ -111,7 +114,7 @@ class GPA(Parts):
         pieces: Iterable[Piece] = pieces_of(self, text, language, longest)
         if isinstance(text, str):
             pieces = list(pieces)
-        return _audible(speak(self, pieces, manner, outcome))
+        return self._finished(speak(self, pieces, manner, outcome))
 
     # ---- speech -> text ----
 
@@ -156,8 +159,8 @@ class GPA(Parts):
     ) -> Stream:
         target = self.voice(voice)
         if window is None:
-            return _audible(convert(self, sound, target, drawn, outcome, longest))
-        return _audible(convert_live(self, sound, target, drawn, outcome, window, longest))
+            return self._finished(convert(self, sound, target, drawn, outcome, longest))
+        return self._finished(convert_live(self, sound, target, drawn, outcome, window, longest))
 
     # ---- voices ----
 
@@ -197,6 +200,12 @@ class GPA(Parts):
 
     # ---- the end ----
 
+    def _finished(self, stream: Stream) -> Stream:
+        """What is heard of a stream: no empty arrays, and marked as made by a machine."""
+        mark = Watermark(self.sample_rate) if self.watermark else None
+        with closing(stream):
+            yield from (mark.push(wav) if mark else wav for wav in stream if len(wav))
+
     def _speech(self, stream: Iterator[Wav], outcome: Outcome) -> Speech:
         wav = np.concatenate([np.zeros(0, np.float32), *stream])
         return Speech(wav, self.sample_rate, outcome.truncated, outcome.looped, tuple(outcome.checks))
@@ -206,8 +215,3 @@ class GPA(Parts):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _audible(stream: Stream) -> Stream:
-    with closing(stream):
-        yield from (wav for wav in stream if len(wav))

@@ -70,7 +70,8 @@ def tone(frequency: float, count: int, harmonics: Sequence[float] = (1.0,), phas
     """`count` samples of a periodic sound; `harmonics`: amplitudes from the fundamental on, those above 8 kHz are left out."""
     turns = 2 * np.pi * frequency / PACK_RATE * np.arange(count) + phase
     heard = [a * np.sin(k * turns) for k, a in enumerate(harmonics, 1) if k * frequency < PACK_RATE / 2]
-    return np.sum([np.zeros(count), *heard], 0).astype(np.float32)
+    sound: Wav = np.sum([np.zeros(count), *heard], 0).astype(np.float32)
+    return sound
 
 
 def hum(rng: np.random.Generator, count: int) -> Wav:

@@ -25,6 +25,6 @@ lifespan with the Desk). A route asks for what it needs:
 Leaving the `async with`, for whatever reason, stops the job at its next id and frees its slot. Jobs live in jobs.py (or in
 the protocol's own file): module-level generator functions whose first argument is the GPA; they may run in another
 process, so arguments and items must pickle (str, bytes, arrays, Voice, Segment). `desk.voice(name, who)` turns a client's word into
-a voice and never into a path. What is made leaves through `jobs.Writer`, which marks it. `failures.refusal(error)` gives any
+a voice and never into a path. What is made leaves through `jobs.Writer`. `failures.refusal(error)` gives any
 exception a `.body()` in OpenAI's shape. Keys and origins were checked before a route runs; `caller` names who asks.
 """

@@ -34,5 +34,5 @@ async def conversions(request: Request, desk: Annotated[Desk, Depends(desk)], wh
     voice = desk.voice(form.voice, who)
     if voice is None:
         raise Refusal(400, "voice is empty (legal: the voice to convert to)", "voice", "invalid_value")
-    job = (jobs.convert, data, voice, form.response_format, desk.limits, desk.settings.watermark)
+    job = (jobs.convert, data, voice, form.response_format, desk.limits)
     return poured(desk, who, "vc", form.response_format, form.stream_format, *job)

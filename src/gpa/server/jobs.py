@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from gpa import audio, watermark
+from gpa import audio
 from gpa.audio import Wav
 from gpa.pipeline import GPA
 from gpa.results import Segment
@@ -48,28 +48,27 @@ class Limits:
 
 
 class Writer:
-    """Samples of the model -> an audio file of `RATE` Hz as it grows, marked as made by a machine unless the operator says no."""
+    """Samples of the model -> an audio file of `RATE` Hz as it grows."""
 
-    def __init__(self, model: GPA, format: str, mark: bool) -> None:
+    def __init__(self, model: GPA, format: str) -> None:
         """`format`: one of `gpa.audio.FORMATS`."""
         self._encoder, self._rate = audio.Encoder(format, model.sample_rate, out_rate=RATE), model.sample_rate
-        self._mark = watermark.Watermark(model.sample_rate) if mark else None
         self.seconds = 0.0  # written so far
 
     def push(self, wav: Wav) -> Sound:
         """(T,) at the model's sample rate."""
         seconds = len(wav) / self._rate
         self.seconds += seconds
-        return Sound(self._encoder.push(wav if self._mark is None else self._mark.push(wav)), seconds)
+        return Sound(self._encoder.push(wav), seconds)
 
     def flush(self) -> Sound:
         """The end of the file."""
         return Sound(self._encoder.flush(), 0.0)
 
 
-def speak(model: GPA, text: str, voice: Voice | str | None, format: str, speed: float = 1.0, mark: bool = True) -> Job:
+def speak(model: GPA, text: str, voice: Voice | str | None, format: str, speed: float = 1.0) -> Job:
     """A text as an audio file (`Writer`), chunk by chunk; then Usage."""
-    out = Writer(model, format, mark)
+    out = Writer(model, format)
     with closing(model.stream_tts(text, voice, speed=speed)) as stream:
         yield from map(out.push, stream)
     yield out.flush()
@@ -87,10 +86,10 @@ def listen(model: GPA, data: bytes, limits: Limits, words: bool = False) -> Gene
     yield Usage(round(seconds * model.bicodec.frame_rate), written, seconds)
 
 
-def convert(model: GPA, data: bytes, voice: Voice | str, format: str, limits: Limits, mark: bool = True) -> Job:
+def convert(model: GPA, data: bytes, voice: Voice | str, format: str, limits: Limits) -> Job:
     """A file said in another voice, as `speak` gives it. Raises AudioError, LimitError."""
     wav = audio.decode(data, model.sample_rate, limits.seconds, limits.decoded)
-    out = Writer(model, format, mark)
+    out = Writer(model, format)
     with closing(model.stream_vc(wav, voice)) as stream:
         yield from map(out.push, stream)
     yield out.flush()

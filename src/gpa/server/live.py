@@ -48,11 +48,9 @@ class Codes:
     semantic: list[int]
 
 
-def speak(
-    model: GPA, texts: Iterator[str], voice: Voice | str | None, format: str, speed: float, language: str | None, mark: bool
-) -> jobs.Job:
+def speak(model: GPA, texts: Iterator[str], voice: Voice | str | None, format: str, speed: float, language: str | None) -> jobs.Job:
     """A text in pieces, spoken sentence by sentence as an audio file (`jobs.Writer`); then Usage. Raises TextError, AudioError."""
-    out, written = jobs.Writer(model, format, mark), 0
+    out, written = jobs.Writer(model, format), 0
 
     def counted() -> Iterator[str]:
         nonlocal written
@@ -114,10 +112,10 @@ class _Heard:
 
 
 def convert(
-    model: GPA, blocks: Iterator[Block], voice: Voice | str | None, rate: int, window: float | None, mark: bool
+    model: GPA, blocks: Iterator[Block], voice: Voice | str | None, rate: int, window: float | None
 ) -> Generator[Sound | Codes | Usage, None, None]:
     """Live sound -> s16le in another voice, and the Codes that it was made from, to be read; then Usage."""
-    heard, ears, out = _Heard(blocks, rate, model.sample_rate), _Ears(model, window), jobs.Writer(model, "pcm", mark)
+    heard, ears, out = _Heard(blocks, rate, model.sample_rate), _Ears(model, window), jobs.Writer(model, "pcm")
     asked = (cast(Parts, ears), iter(heard), model.voice(voice), model.sampling("vc", None, 0), Outcome())
     with closing(converting.convert(*asked) if window is None else converting.convert_live(*asked, window)) as stream:
         for wav in stream:

@@ -31,7 +31,7 @@ def run(model: str, engine: str, settings: Settings) -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     if settings.host not in LOOPBACK and not settings.key_hashes:
         log.warning("%s is open to other machines, and no key is asked for (--api-key-file)", settings.host)
-    house = Process(partial(load, checkpoint.folder, engine))
+    house = Process(partial(load, checkpoint.folder, engine, watermark=settings.watermark))
     try:
         server = Server(config(create_app(house, settings, checkpoint), settings))
         house.failed = server.end

@@ -205,7 +205,7 @@ class Speaking(_Talk[Speak]):
     async def _do(self, request: Request[Speak]) -> None:
         start, clock = request.start, self._desk.clock("tts")
         async with self._desk.runner.slot("tts", self._who) as slot:
-            job = (live.speak, request.voice, start.format, start.speed, start.language, self._desk.settings.watermark)
+            job = (live.speak, request.voice, start.format, start.speed, start.language)
             await self._wire.send({"type": "audio", "format": start.format, "rate": jobs.RATE})
             async for item in fed(slot, self._patient(request), *job):
                 if isinstance(item, jobs.Usage):
@@ -243,7 +243,7 @@ class Converting(_Talk[Convert]):
     async def _do(self, request: Request[Convert]) -> None:
         start, clock = request.start, self._desk.clock("vc")
         async with self._desk.runner.slot("vc", self._who) as slot:
-            job = (live.convert, request.voice, start.rate, start.window, self._desk.settings.watermark)
+            job = (live.convert, request.voice, start.rate, start.window)
             await self._wire.send({"type": "audio", "format": "pcm", "rate": jobs.RATE})
             async for item in fed(slot, self._patient(request), *job):
                 if isinstance(item, jobs.Usage):

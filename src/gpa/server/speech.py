@@ -50,7 +50,7 @@ async def speech(body: SpeechRequest, desk: Annotated[Desk, Depends(desk)], who:
         raise Refusal(400, f"input has {len(body.input)} characters (legal: up to {limit})", "input", "string_above_max_length")
     voice = desk.voice(body.voice.id if isinstance(body.voice, VoiceId) else body.voice, who)
     format = body.response_format
-    return poured(desk, who, "tts", format, body.stream_format, jobs.speak, body.input, voice, format, body.speed, desk.settings.watermark)
+    return poured(desk, who, "tts", format, body.stream_format, jobs.speak, body.input, voice, format, body.speed)
 
 
 def poured(desk: Desk, who: str, task: str, format: str, stream_format: str, job: Function, *args: Any) -> Pour:

@@ -290,7 +290,7 @@ class Talk:
         clock, begun = self._desk.clock("tts"), False
         try:
             async with self._desk.runner.slot("tts", self._who) as slot:
-                job = (live.speak, voice, "pcm", 1.0, None, self._desk.settings.watermark)
+                job = (live.speak, voice, "pcm", 1.0, None)
                 async for item in fed(slot, self._patient(request), *job):
                     if isinstance(item, jobs.Usage):
                         clock.done(item.seconds, item.input_tokens, item.output_tokens)
