@@ -313,7 +313,9 @@ def test_a_whole_pipe(nano_checkpoint: Path) -> None:
 
 
 def _started(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(_command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # the tests themselves may run where interrupts are ignored, which a child would inherit
+    heed = None if sys.platform == "win32" else lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(_command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed)
 
 
 def _long_text() -> Sequence[str]:
