@@ -305,7 +305,7 @@ def test_captions_read_each_code_once(tmp_path: Path, monkeypatch: pytest.Monkey
         return hear(self, speech[heard - len(block) : heard])
 
     monkeypatch.setattr(Segmenter, "push", push)
-    found = [item for item in convert(model, iter([Block(positions)]), "amy", 16_000, window, False) if isinstance(item, Codes)]
+    found = [item for item in convert(model, iter([Block(positions)]), "amy", 16_000, window) if isinstance(item, Codes)]
     semantic = [code for part in found for code in part.semantic]
     glm = [code for part in found for code in part.glm]
     first = round(found[0].start * 25)
