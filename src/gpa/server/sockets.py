@@ -6,8 +6,6 @@ connection is done in order; `cancel` ends it at once.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -24,7 +22,7 @@ from gpa.server.desk import Desk, desk
 from gpa.server.failures import Refusal, refusal
 from gpa.server.runner import Busy
 from gpa.server.speech import usage
-from gpa.server.wire import Gone, Pipe, Wire, Works, fed, invalid, race
+from gpa.server.wire import Gone, Pipe, Wire, Works, fed, invalid, patient, race
 from gpa.voice import Voice
 
 router = APIRouter()
@@ -163,18 +161,6 @@ class _Talk(Generic[Start]):
         if self._open is request:
             self._open = None
 
-    async def _patient(self, request: Request[Start]) -> AsyncIterator[Any]:
-        """What a client sends, for as long as it does: a slot is not held for one who is silent."""
-        source, seconds = aiter(request.source), self._desk.settings.read_seconds
-        while True:
-            try:
-                item = await asyncio.wait_for(anext(source), seconds)
-            except StopAsyncIteration:
-                return
-            except asyncio.TimeoutError as error:
-                raise Refusal(408, f"nothing came within {seconds:g} s", code="timeout") from error
-            yield item
-
     async def _fail(self, refused: Refusal) -> None:
         await self._wire.send({"type": "error", **refused.body()})
 
@@ -207,7 +193,7 @@ class Speaking(_Talk[Speak]):
         async with self._desk.runner.slot("tts", self._who) as slot:
             job = (live.speak, request.voice, start.format, start.speed, start.language)
             await self._wire.send({"type": "audio", "format": start.format, "rate": jobs.RATE})
-            async for item in fed(slot, self._patient(request), *job):
+            async for item in fed(slot, patient(request.source, self._desk.settings.read_seconds), *job):
                 if isinstance(item, jobs.Usage):
                     clock.done(item.seconds, item.input_tokens, item.output_tokens)
                     await self._wire.send({"type": "done", "seconds": round(item.seconds, 3), "usage": usage(item)})
@@ -245,7 +231,7 @@ class Converting(_Talk[Convert]):
         async with self._desk.runner.slot("vc", self._who) as slot:
             job = (live.convert, request.voice, start.rate, start.window)
             await self._wire.send({"type": "audio", "format": "pcm", "rate": jobs.RATE})
-            async for item in fed(slot, self._patient(request), *job):
+            async for item in fed(slot, patient(request.source, self._desk.settings.read_seconds), *job):
                 if isinstance(item, jobs.Usage):
                     clock.done(item.seconds, item.input_tokens, item.output_tokens)
                     done = {"type": "done", "seconds": round(item.seconds, 3), "usage": usage(item)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from fastapi import WebSocket
@@ -198,3 +198,16 @@ def invalid(error: ValidationError) -> Refusal:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or None
     return Refusal(400, f"{place or 'the message'}: {first['msg']}", place, first["type"])
+
+
+async def patient(source: AsyncIterable[Any], seconds: float) -> AsyncIterator[Any]:
+    """What a client sends, for as long as it does: a slot is not held for one who is silent. Raises Refusal (408)."""
+    items = aiter(source)
+    while True:
+        try:
+            item = await asyncio.wait_for(anext(items), seconds)
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError as error:
+            raise Refusal(408, f"nothing came within {seconds:g} s", code="timeout") from error
+        yield item

@@ -27,7 +27,7 @@ from gpa.server.announce import announced
 from gpa.server.desk import Desk
 from gpa.server.failures import Refusal, refusal
 from gpa.server.frames import Frame
-from gpa.server.wire import Gone, Pipe, Works, fed, invalid, race
+from gpa.server.wire import Gone, Pipe, Works, fed, invalid, patient, race
 from gpa.voice import Voice
 
 log = logging.getLogger("gpa.server")
@@ -235,7 +235,7 @@ class Talk:
         assert request.format is not None
         clock, said = self._desk.clock("asr"), list[str]()
         async with self._desk.runner.slot("asr", self._who) as slot:
-            async for item in fed(slot, self._patient(request), live.hear, request.format.rate, False):
+            async for item in fed(slot, patient(request.source, self._desk.settings.read_seconds), live.hear, request.format.rate, False):
                 if isinstance(item, Segment):
                     clock.first()
                     if not said:
@@ -291,7 +291,7 @@ class Talk:
         try:
             async with self._desk.runner.slot("tts", self._who) as slot:
                 job = (live.speak, voice, "pcm", 1.0, None)
-                async for item in fed(slot, self._patient(request), *job):
+                async for item in fed(slot, patient(request.source, self._desk.settings.read_seconds), *job):
                     if isinstance(item, jobs.Usage):
                         clock.done(item.seconds, item.input_tokens, item.output_tokens)
                     elif item.data:
@@ -311,18 +311,6 @@ class Talk:
     async def _chunks(self, pcm: bytes) -> None:
         for at in range(0, len(pcm), 2 * CHUNK):
             await self._send("audio-chunk", _SOUND, pcm[at : at + 2 * CHUNK])
-
-    async def _patient(self, request: Request) -> AsyncIterator[Any]:
-        """What a client sends, for as long as it does: a slot is not held for one who is silent."""
-        source, seconds = aiter(request.source), self._desk.settings.read_seconds
-        while True:
-            try:
-                item = await asyncio.wait_for(anext(source), seconds)
-            except StopAsyncIteration:
-                return
-            except asyncio.TimeoutError as error:
-                raise Refusal(408, f"nothing came within {seconds:g} s", code="timeout") from error
-            yield item
 
 
 def info(desk: Desk) -> dict[str, Any]:
