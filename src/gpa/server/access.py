@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpa.server.failures import Refusal
 from gpa.server.metrics import Metrics
+from gpa.server.patience import within
 from gpa.server.settings import LOOPBACK, Settings
 
 log = logging.getLogger("gpa.server")
@@ -167,7 +168,7 @@ class Bounded:
                 return await receive()  # waits for the client to go away
             patience = min(self.settings.read_seconds, deadline - time.monotonic())
             try:
-                message = await asyncio.wait_for(receive(), max(patience, 0.001))
+                message = await within(max(patience, 0.001), receive())
             except asyncio.TimeoutError as error:
                 raise Refusal(408, f"the body did not come within {self.settings.read_seconds:g} s") from error
             held += len(message.get("body", b""))

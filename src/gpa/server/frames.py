@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from gpa.errors import GPAError
+from gpa.server.patience import within
 
 VERSION = "1.5.4"  # of the protocol: the first with streaming synthesis in its events
 MAX_LINE, MAX_DATA, MAX_PAYLOAD = 64 << 10, 1 << 20, 4 << 20  # bytes
@@ -43,7 +44,7 @@ async def read(reader: asyncio.StreamReader, seconds: float) -> Frame | None:
     `reader` has a limit of MAX_LINE. Raises FrameError."""
     try:
         line = await reader.readuntil(b"\n")
-        return await asyncio.wait_for(_rest(reader, line), seconds)
+        return await within(seconds, _rest(reader, line))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
     except asyncio.LimitOverrunError as error:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gpa.server.failures import refusal
+from gpa.server.patience import end, within
 
 log = logging.getLogger("gpa.server")
 EVENTS = "text/event-stream"
@@ -43,9 +44,8 @@ class Pour(Response):
         try:
             await asyncio.wait({pouring, watching}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            watching.cancel()
-            pouring.cancel()  # no effect on what is done
-            await asyncio.wait({pouring, watching})
+            await end(watching)
+            await end(pouring)  # no effect on what is done
         if not pouring.cancelled():
             pouring.result()
 
@@ -74,7 +74,7 @@ class Pour(Response):
         await self._write(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, send: Send, message: dict[str, Any]) -> None:
-        await asyncio.wait_for(send(message), self.write_seconds)
+        await within(self.write_seconds, send(message))
 
 
 async def _gone(receive: Receive) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -43,11 +43,16 @@ class Runner:
     def __init__(self, house: House, settings: Settings, metrics: Metrics) -> None:
         self.house, self.settings, self.metrics = house, settings, metrics
         self.draining = False  # no new jobs: the server is going down
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._line: deque[asyncio.Future[None]] = deque()  # who waits for a slot, in order of arrival
         self._callers: Counter[str] = Counter()
         self._leaving: set[asyncio.Future[None]] = set()
         self._seconds = 1.0  # running mean of how long a job holds its slot
-        self.running = self.waiting = 0
+        self.running = 0
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in line for a slot."""
+        return len(self._line)
 
     @asynccontextmanager
     async def slot(self, task: str, caller: str = "") -> AsyncIterator[Slot]:
@@ -60,7 +65,7 @@ class Runner:
         if settings.per_key and caller and self._callers[caller] >= settings.per_key:
             self.metrics.rejected(task, "per_key")
             raise Busy(f"this key has {settings.per_key} requests under way (legal: up to {settings.per_key})", self._seconds)
-        if self._slots.locked() and self.waiting >= settings.queue:
+        if self.running >= settings.concurrency and self.waiting >= settings.queue:
             self.metrics.rejected(task, "queue")
             raise Busy(f"{self.running} requests run and {self.waiting} wait (legal: {settings.queue} waiting)", self._wait())
         self._callers[caller] += 1
@@ -83,21 +88,36 @@ class Runner:
         return max(1.0, self._seconds * (self.waiting + 1) / self.settings.concurrency)
 
     async def _enter(self, task: str) -> None:
-        self.waiting += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append(turn)
+        self._advance()
         try:
-            await asyncio.wait_for(self._slots.acquire(), self.settings.queue_seconds)
-        except asyncio.TimeoutError as error:
-            self.metrics.rejected(task, "wait")
-            raise Busy(f"no slot was free within {self.settings.queue_seconds:g} s", self._wait()) from error
+            await asyncio.wait({turn}, timeout=self.settings.queue_seconds)
+        except asyncio.CancelledError:
+            if turn.done():  # its turn came in the same moment
+                self._free()
+            raise
         finally:
-            self.waiting -= 1
-        self.running += 1
+            if not turn.done():
+                self._line.remove(turn)
+        if not turn.done():
+            self.metrics.rejected(task, "wait")
+            raise Busy(f"no slot was free within {self.settings.queue_seconds:g} s", self._wait())
+
+    def _advance(self) -> None:
+        """Give free slots to those who wait."""
+        while self._line and self.running < self.settings.concurrency:
+            self.running += 1
+            self._line.popleft().set_result(None)
+
+    def _free(self) -> None:
+        self.running -= 1
+        self._advance()
 
     async def _leave(self, slot: Slot, caller: str) -> None:
         await slot.close()
         self._seconds += 0.2 * (time.monotonic() - slot.started - self._seconds)
-        self.running -= 1
-        self._slots.release()
+        self._free()
         self._uncount(caller)
 
     def _uncount(self, caller: str) -> None:

@@ -20,9 +20,10 @@ from gpa.server import jobs, live
 from gpa.server.access import caller
 from gpa.server.desk import Desk, desk
 from gpa.server.failures import Refusal, refusal
+from gpa.server.patience import patient
 from gpa.server.runner import Busy
 from gpa.server.speech import usage
-from gpa.server.wire import Gone, Pipe, Wire, Works, fed, invalid, patient, race
+from gpa.server.wire import Gone, Pipe, Wire, Works, fed, invalid, race
 from gpa.voice import Voice
 
 router = APIRouter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from fastapi import WebSocket
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from gpa.server.failures import Refusal
+from gpa.server.patience import end, within
 from gpa.server.runner import Feed, Slot
 from gpa.server.work import Function
 
@@ -44,7 +45,7 @@ class Wire:
         data |= {"bytes": message} if isinstance(message, bytes) else {"text": json.dumps(message, ensure_ascii=False)}
         try:
             async with self._turn:
-                await asyncio.wait_for(self._socket.send(data), self._write_seconds)
+                await within(self._write_seconds, self._socket.send(data))
         except asyncio.TimeoutError as error:
             raise Gone(f"took nothing for {self._write_seconds:g} s") from error
         except (WebSocketDisconnect, RuntimeError) as error:  # RuntimeError: it is closed already
@@ -65,7 +66,7 @@ class Wire:
         """Close, if the client has not."""
         if WebSocketState.DISCONNECTED not in (self._socket.client_state, self._socket.application_state):
             try:
-                await asyncio.wait_for(self._socket.close(code), self._write_seconds)
+                await within(self._write_seconds, self._socket.close(code))
             except (WebSocketDisconnect, RuntimeError, asyncio.TimeoutError):
                 return
 
@@ -176,38 +177,8 @@ async def race(*coroutines: Awaitable[None]) -> None:
             task.result()
 
 
-async def end(task: asyncio.Future[Any]) -> None:
-    """Cancel, and wait until it is over; its failure is not asked for.
-
-    Once is not enough: up to Python 3.11 `asyncio.wait_for` swallows a cancellation that comes as it succeeds."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        task.cancel()
-        try:
-            await asyncio.wait({task}, timeout=0.05)
-        except asyncio.CancelledError as error:  # of whoever ends it: not before it is over
-            cancelled = error
-    if not task.cancelled():
-        task.exception()
-    if cancelled is not None:
-        raise cancelled
-
-
 def invalid(error: ValidationError) -> Refusal:
     """The first thing that is wrong with a message, as the client may see it."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or None
     return Refusal(400, f"{place or 'the message'}: {first['msg']}", place, first["type"])
-
-
-async def patient(source: AsyncIterable[Any], seconds: float) -> AsyncIterator[Any]:
-    """What a client sends, for as long as it does: a slot is not held for one who is silent. Raises Refusal (408)."""
-    items = aiter(source)
-    while True:
-        try:
-            item = await asyncio.wait_for(anext(items), seconds)
-        except StopAsyncIteration:
-            return
-        except asyncio.TimeoutError as error:
-            raise Refusal(408, f"nothing came within {seconds:g} s", code="timeout") from error
-        yield item

@@ -27,7 +27,8 @@ from gpa.server.announce import announced
 from gpa.server.desk import Desk
 from gpa.server.failures import Refusal, refusal
 from gpa.server.frames import Frame
-from gpa.server.wire import Gone, Pipe, Works, fed, invalid, patient, race
+from gpa.server.patience import patient, within
+from gpa.server.wire import Gone, Pipe, Works, fed, invalid, race
 from gpa.voice import Voice
 
 log = logging.getLogger("gpa.server")
@@ -180,7 +181,7 @@ class Talk:
         try:
             async with self._turn:
                 self._writer.write(frames.encode(Frame(type, data or {}, payload)))
-                await asyncio.wait_for(self._writer.drain(), self._desk.settings.write_seconds)
+                await within(self._desk.settings.write_seconds, self._writer.drain())
         except (asyncio.TimeoutError, ConnectionError) as error:
             self._writer.transport.abort()
             raise Gone("closed, or reads nothing") from error
