@@ -418,3 +418,18 @@ def test_encoder_names_what_is_legal() -> None:
 def test_import_is_cheap() -> None:
     code = "import sys, gpa.audio; print([name for name in ('av', 'soxr', 'openvino', 'torch') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("format", [name for name, known in FORMATS.items() if known.bit_rate])
+def test_bit_rate_is_for_lossy_formats(format):
+    wav = tone(3 * RATE)
+    few_bits, many = (encode(wav, RATE, format, bit_rate=rate) for rate in (16_000, 48_000))
+    assert 2 * len(few_bits) < len(many)
+    assert encode(wav, RATE, format, bit_rate=FORMATS[format].bit_rate) == encode(wav, RATE, format)
+    assert abs(len(decode(few_bits, RATE)) - len(wav)) <= 2048
+
+
+@pytest.mark.parametrize(("format", "bit_rate"), [("wav", 32_000), ("pcm", 32_000), ("flac", 32_000), ("opus", 0), ("mp3", -1)])
+def test_illegal_bit_rates(format, bit_rate):
+    with pytest.raises(AudioError, match=r"bit/s \(legal: a positive number, for mp3, opus, aac\)"):
+        Encoder(format, RATE, bit_rate=bit_rate)

@@ -6,12 +6,11 @@ line, the gain of a recorder, a lossy file. A row follows from (seed, its id) an
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -73,18 +72,7 @@ def recorded(wav: Wav, decibel: float) -> Wav:
 
 def through_file(wav: Wav, format: str) -> Wav:
     """(T,) written as mp3 or opus with few bits and read again -> (T,)."""
-    encoder = _Thrifty(format, BIT_RATES[format], file := io.BytesIO())
-    encoder.push(wav)
-    encoder.flush()
-    return _fit(audio.decode(file.getvalue(), PACK_RATE), len(wav))
-
-
-class _Thrifty(audio.Encoder):
-    """An encoder with fewer bits than its format usually gets."""
-
-    def __init__(self, format: str, bit_rate: int, file: BinaryIO) -> None:
-        super().__init__(format, PACK_RATE, file=file)
-        self._stream.bit_rate = bit_rate
+    return _fit(audio.decode(audio.encode(wav, PACK_RATE, format, bit_rate=BIT_RATES[format]), PACK_RATE), len(wav))
 
 
 def _fit(wav: Wav, count: int) -> Wav:
