@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Codec:
     def voice(self, wav: Wav) -> Wav:
         return (np.abs(wav[:4]) * 1000).astype(np.int64) % 16
 
-    def stream(self, voice: Sequence[int], seed: int = 0, longest: float = 4.0) -> Decoder:
+    def stream(self, voice: Sequence[int], seed: int = 0, longest: float = 4.0, listener: object = None) -> Decoder:
         return Decoder()
 
 
@@ -82,6 +83,25 @@ class Engine:
 
     def close(self) -> None:
         self.closed = True
+
+
+class Endless:
+    """An engine that speaks until it is stopped, one id every `pause` seconds."""
+
+    def __init__(self, pause: float = 0.0003) -> None:
+        self.pause, self.open = pause, 0
+
+    def generate(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
+        self.open += 1
+        try:
+            for i in range(10**6):
+                time.sleep(self.pause)
+                yield Token(prompt.allowed[0].start + i * 7 % 16, -0.5)
+        finally:
+            self.open -= 1
+
+    def close(self) -> None:
+        return
 
 
 def write_checkpoint(folder: Path) -> hub.Checkpoint:

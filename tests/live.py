@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,15 @@ class Live:
     url: str
     port: int
     app: FastAPI
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> float:
+    """How long it takes to become true."""
+    started = time.monotonic()
+    while not true():
+        assert time.monotonic() - started < seconds, "it did not come true"
+        time.sleep(0.002)
+    return time.monotonic() - started
 
 
 @contextmanager

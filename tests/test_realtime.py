@@ -7,8 +7,7 @@ import asyncio
 import base64
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -278,7 +277,7 @@ def test_a_full_server_fails_the_item_and_keeps_the_session(tmp_path: Path) -> N
     model = fakes.model(tmp_path / "fake", waits)
     with live.served(model, tmp_path / "voices", concurrency=1, queue=0) as server, opened(server) as one, opened(server) as other:
         one.append(pcm(SPEECH) + silence(1))
-        wait_for(lambda: server.app.state.desk.runner.running == 1)
+        live.until(lambda: server.app.state.desk.runner.running == 1)
         other.append(pcm(SPEECH) + silence(1))
         failed = other.until(f"{ITEM}.failed")[-1]
         assert failed["error"]["type"] == "rate_limit_error"
@@ -288,44 +287,17 @@ def test_a_full_server_fails_the_item_and_keeps_the_session(tmp_path: Path) -> N
         other.until(f"{ITEM}.completed")
 
 
-class Endless:
-    """Speaks until it is stopped."""
-
-    def __init__(self) -> None:
-        self.open = 0
-
-    def generate(self, prompt: Context, sampling: Any) -> Iterator[Any]:
-        self.open += 1
-        try:
-            for i in range(10**6):
-                time.sleep(0.005)
-                yield fakes.Token(prompt.allowed[0].start + i * 7 % 16, -0.5)
-        finally:
-            self.open -= 1
-
-    def close(self) -> None:
-        return
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.002)
-    return time.monotonic() - began
-
-
 def test_a_disconnect_frees_the_slot(tmp_path: Path) -> None:
     model = fakes.model(tmp_path / "fake")
-    model.engine = engine = Endless()  # type: ignore[assignment]
+    model.engine = engine = fakes.Endless(0.005)  # type: ignore[assignment]
     with live.served(model, tmp_path / "voices") as server:
         runner = server.app.state.desk.runner
         with opened(server) as client:
             client.append(pcm(SPEECH) + silence(1))
-            wait_for(lambda: engine.open == 1)
+            live.until(lambda: engine.open == 1)
             assert runner.running == 1
             client.socket.socket.close()
-        assert wait_for(lambda: runner.running == 0 and engine.open == 0) < 1  # measured: some 10 ms
+        assert live.until(lambda: runner.running == 0 and engine.open == 0) < 1  # measured: some 10 ms
 
 
 # ---- damaged events ----

@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +23,7 @@ from gpa.engines.base import Context, Sampling, Token
 from gpa.pipeline import GPA
 from gpa.server.access import hashed, read_keys
 from gpa.server.desk import Desk
-from live import Live, served
+from live import Live, served, until
 
 HTTP = httpx.Client(verify=False, timeout=30.0)  # one for all: each new one reads the certificates of the machine
 JSON = b"content-type: application/json\r\n"
@@ -58,15 +58,6 @@ def say(text: str = "Hello.", voice: str = "amy", format: str = "pcm") -> dict[s
 def desk(live: Live) -> Desk:
     found: Desk = live.app.state.desk
     return found
-
-
-def until(true: Callable[[], bool], seconds: float = 5.0) -> float:
-    """How long it takes to become true."""
-    started = time.monotonic()
-    while not true():
-        assert time.monotonic() - started < seconds, "it did not come true"
-        time.sleep(0.002)
-    return time.monotonic() - started
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -26,8 +26,8 @@ import fakes
 from gpa import audio, hub
 from gpa.pipeline import GPA
 from gpa.server.process import Process
-from live import Live, served
-from test_server_live import Slow, until
+from live import Live, served, until
+from test_server_live import Slow
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ InvalidStatus = pytest.importorskip("websockets.exceptions").InvalidStatus
 import fakes
 import live
 from gpa import audio
-from gpa.engines.base import Context, Sampling, Token
 from gpa.segment import Segmenter
 from gpa.server.access import hashed
 from gpa.server.app import create_app
@@ -153,37 +151,10 @@ def test_keys_of_browsers(tmp_path: Path) -> None:
                 assert client.socket.subprotocol == "gpa"
 
 
-class Endless:
-    """An engine that speaks until it is stopped."""
-
-    def __init__(self) -> None:
-        self.open = 0
-
-    def generate(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
-        self.open += 1
-        try:
-            for i in range(10**6):
-                time.sleep(0.0003)
-                yield Token(prompt.allowed[0].start + i * 7 % 31, -0.5)
-        finally:
-            self.open -= 1
-
-    def close(self) -> None:
-        return
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.002)
-    return time.monotonic() - began
-
-
 @pytest.fixture
-def endless(tmp_path: Path) -> Iterator[tuple[live.Live, Runner, Endless]]:
+def endless(tmp_path: Path) -> Iterator[tuple[live.Live, Runner, fakes.Endless]]:
     model = fakes.model(tmp_path / "fake")
-    model.engine = engine = Endless()  # type: ignore[assignment]
+    model.engine = engine = fakes.Endless()  # type: ignore[assignment]
     with live.served(model, tmp_path / "voices", write_seconds=0.3, max_text=10**6) as server:
         yield server, server.app.state.desk.runner, engine
 
@@ -191,36 +162,36 @@ def endless(tmp_path: Path) -> Iterator[tuple[live.Live, Runner, Endless]]:
 LONG = "A long text that nobody hears to its end. " * 300
 
 
-def test_cancel_ends_at_once_what_is_said_and_what_waits(endless: tuple[live.Live, Runner, Endless]) -> None:
+def test_cancel_ends_at_once_what_is_said_and_what_waits(endless: tuple[live.Live, Runner, fakes.Endless]) -> None:
     server, runner, engine = endless
     with opened(server, "/ws/tts") as client:
         for _ in range(2):
             client.send({"type": "start"}, text(LONG), {"type": "end"})
         client.until("audio")
-        wait_for(lambda: engine.open == 1)
+        live.until(lambda: engine.open == 1)
         client.send({"type": "cancel"})
         client.until("cancelled")
-        assert wait_for(lambda: runner.running == 0 and engine.open == 0) < 1
+        assert live.until(lambda: runner.running == 0 and engine.open == 0) < 1
 
 
-def test_a_disconnect_frees_the_slot(endless: tuple[live.Live, Runner, Endless]) -> None:
+def test_a_disconnect_frees_the_slot(endless: tuple[live.Live, Runner, fakes.Endless]) -> None:
     server, runner, engine = endless
     with opened(server, "/ws/tts") as client:
         client.send({"type": "start"}, text(LONG), {"type": "end"})
-        wait_for(lambda: engine.open == 1)
+        live.until(lambda: engine.open == 1)
         client.socket.socket.close()
-        assert wait_for(lambda: runner.running == 0 and engine.open == 0) < 1
+        assert live.until(lambda: runner.running == 0 and engine.open == 0) < 1
 
 
-def test_a_slow_reader_is_given_up(endless: tuple[live.Live, Runner, Endless]) -> None:
+def test_a_slow_reader_is_given_up(endless: tuple[live.Live, Runner, fakes.Endless]) -> None:
     server, runner, engine = endless
     small = socket.socket()
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     small.connect(("127.0.0.1", server.port))
     with opened(server, "/ws/tts", sock=small, max_queue=1, compression=None) as client:
         client.send({"type": "start"}, text(LONG * 20), {"type": "end"})
-        wait_for(lambda: engine.open == 1)
-        wait_for(lambda: runner.running == 0, 60)
+        live.until(lambda: engine.open == 1)
+        live.until(lambda: runner.running == 0, 60)
         assert engine.open == 0
         with suppress(Exception):
             client.socket.socket.close()

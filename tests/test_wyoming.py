@@ -7,7 +7,7 @@ import json
 import socket
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +32,8 @@ from wyoming.ping import Ping, Pong
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeStopped, SynthesizeVoice
 
 import fakes
+import live
 from gpa import audio
-from gpa.engines.base import Context, Sampling, Token
 from gpa.errors import GPAError
 from gpa.server import announce, frames
 from gpa.server.app import create_app
@@ -188,47 +188,24 @@ async def test_sound_of_another_format_is_refused_midway(desk: Desk) -> None:
         assert [event.type for event in await until(client, Describe)] == ["error"]
 
 
-class Endless:
-    """An engine that speaks until it is stopped."""
-
-    def __init__(self) -> None:
-        self.open = 0
-
-    def generate(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
-        self.open += 1
-        try:
-            for i in range(10**6):
-                time.sleep(0.0003)
-                yield Token(prompt.allowed[0].start + i * 7 % 31, -0.5)
-        finally:
-            self.open -= 1
-
-    def close(self) -> None:
-        return
-
-
-async def wait_for(condition: Any, seconds: float = 10) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        await asyncio.sleep(0.002)
-    return time.monotonic() - began
+async def until_true(condition: Callable[[], bool], seconds: float = 10) -> float:
+    return await asyncio.to_thread(live.until, condition, seconds)
 
 
 async def test_describe_while_busy_and_a_disconnect_frees_the_slot(tmp_path: Path) -> None:
-    engine = Endless()
+    engine = fakes.Endless()
     desk = made(tmp_path, engine, concurrency=1)
     async with listening(desk) as port:
         async with AsyncTcpClient("127.0.0.1", port) as busy:
             await busy.write_event(Synthesize("A long text. " * 200).event())
-            await wait_for(lambda: engine.open == 1)
+            await until_true(lambda: engine.open == 1)
             async with AsyncTcpClient("127.0.0.1", port) as client:
                 began = time.monotonic()
                 await client.write_event(Describe().event())
                 assert Info.is_type((await until(client, Info))[-1].type)
                 assert time.monotonic() - began < 1
             assert desk.runner.running == 1
-        assert await wait_for(lambda: desk.runner.running == 0 and engine.open == 0) < 1
+        assert await until_true(lambda: desk.runner.running == 0 and engine.open == 0) < 1
 
 
 class Loading:
@@ -265,7 +242,7 @@ async def test_describe_while_loading(tmp_path: Path) -> None:
 
 
 async def test_a_slow_reader_is_given_up(tmp_path: Path) -> None:
-    engine = Endless()
+    engine = fakes.Endless()
     desk = made(tmp_path, engine, write_seconds=0.2, max_text=10**6)
     async with listening(desk) as port:
         small = socket.socket()
@@ -273,8 +250,8 @@ async def test_a_slow_reader_is_given_up(tmp_path: Path) -> None:
         small.connect(("127.0.0.1", port))
         _, writer = await asyncio.open_connection(sock=small, limit=1024)
         writer.write(frames.encode(frames.Frame("synthesize", {"text": "A long text that nobody hears. " * 3000})))
-        await wait_for(lambda: engine.open == 1)
-        await wait_for(lambda: desk.runner.running == 0, 60)
+        await until_true(lambda: engine.open == 1)
+        await until_true(lambda: desk.runner.running == 0, 60)
         writer.close()
 
 
@@ -342,7 +319,7 @@ def test_no_bytes_crash_a_connection(tmp_path_factory: pytest.TempPathFactory, d
             await send(port, data)
             answer = await send(port, frames.encode(frames.Frame("describe")))
             assert json.loads(answer.split(b"\n")[0])["type"] == "info"
-            await wait_for(lambda: desk.runner.running == 0)
+            await until_true(lambda: desk.runner.running == 0)
 
     asyncio.run(run())
     assert not failures

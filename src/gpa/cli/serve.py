@@ -14,6 +14,7 @@ from gpa.errors import GPAError, MissingExtra
 def serve(
     model: Annotated[str, typer.Option("--model", "-m", help="nano, a checkpoint folder, or a published id.")] = "nano",
     engine: EngineName = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, or (transformers only) any device of torch, such as cuda.")] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of HTTP and WebSockets; 0 takes a free one.")] = 8000,
     wyoming: Annotated[
@@ -24,6 +25,8 @@ def serve(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at the model at once.")] = 4,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; the next one is refused with 429.")] = 16,
     per_key: Annotated[int, typer.Option(min=0, help="Requests of one key or address at once; 0: no limit.")] = 0,
+    sockets: Annotated[int, typer.Option(min=1, help="WebSockets open at once, and as many connections of Wyoming.")] = 64,
+    sockets_per_key: Annotated[int, typer.Option(min=0, help="Of them, of one key or address; 0: no limit.")] = 16,
     max_mb: Annotated[int, typer.Option(min=1, help="Size of a request, in MiB.")] = 25,
     max_text: Annotated[int, typer.Option(min=1, help="Characters of a text to be spoken.")] = 4096,
     max_seconds: Annotated[float, typer.Option(min=1, help="Length of a sound that comes in.")] = 600,
@@ -47,6 +50,8 @@ def serve(
         concurrency=concurrency,
         queue=queue,
         per_key=per_key,
+        sockets=sockets,
+        sockets_per_key=sockets_per_key,
         max_body=max_mb << 20,
         max_text=max_text,
         max_seconds=max_seconds,
@@ -54,7 +59,7 @@ def serve(
         consent=consent,
         watermark=watermark,
     )
-    main.run(model, engine, found)
+    main.run(model, found, engine, device)
 
 
 def _keys(path: Path | None) -> frozenset[str]:

@@ -10,15 +10,18 @@ import logging
 import re
 import secrets
 import time
+from contextlib import ExitStack
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpa.server.failures import Refusal
+from gpa.server.connections import Connections
+from gpa.server.failures import Refusal, refusal
 from gpa.server.metrics import Metrics
 from gpa.server.patience import within
+from gpa.server.runner import Busy
 from gpa.server.settings import LOOPBACK, Settings
 
 log = logging.getLogger("gpa.server")
@@ -56,7 +59,7 @@ class Observed:
 
         async def sending(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = name
@@ -94,10 +97,8 @@ class Guarded:
         refused = self._origin(headers) or self._key(scope, headers)
         if refused is None:
             await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            await refused.response()(scope, receive, send)
         else:
-            await send({"type": "websocket.close", "code": 1008, "reason": str(refused)[:120]})
+            await _deny(refused, scope, receive, send)
 
     def _origin(self, headers: Headers) -> Refusal | None:
         """A browser names the page that asks. Ours and the listed ones may, others may not even send.
@@ -142,6 +143,32 @@ def _key(scope: Scope, headers: Headers) -> str:
         return key.strip()
     offered = scope.get("subprotocols", ())
     return next((one[len(_KEY_PROTOCOL) :] for one in offered if one.startswith(_KEY_PROTOCOL)), "")
+
+
+async def _deny(refused: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a request over HTTP, or a WebSocket before its handshake: with the same status and body, where the server can."""
+    if scope["type"] == "http" or "websocket.http.response" in scope.get("extensions", {}):
+        await refused.response()(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": 1008, "reason": str(refused)[:120]})
+
+
+class Counted:
+    """Refuses WebSockets beyond their number. Stands behind `Guarded`, which knows the caller."""
+
+    def __init__(self, app: ASGIApp, connections: Connections) -> None:
+        self.app, self.connections = app, connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, or refuse."""
+        with ExitStack() as place:
+            if scope["type"] == "websocket":
+                try:
+                    place.enter_context(self.connections.place(scope["gpa.caller"]))
+                except Busy as error:
+                    await _deny(refusal(error), scope, receive, send)
+                    return
+            await self.app(scope, receive, send)
 
 
 class Bounded:

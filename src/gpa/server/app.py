@@ -12,7 +12,8 @@ import gpa
 from gpa import hub
 from gpa.pipeline import GPA
 from gpa.server import conversion, health, models, page, realtime, sockets, speech, transcription, voices, wyoming
-from gpa.server.access import Bounded, Guarded, Observed
+from gpa.server.access import Bounded, Counted, Guarded, Observed
+from gpa.server.connections import Connections
 from gpa.server.desk import Desk
 from gpa.server.failures import install
 from gpa.server.metrics import Metrics
@@ -48,6 +49,8 @@ def create_app(model: GPA | House, settings: Settings, checkpoint: hub.Checkpoin
     runner = Runner(house, settings, metrics)
     metrics.gauge("gpa_jobs_running", lambda: runner.running)
     metrics.gauge("gpa_jobs_waiting", lambda: runner.waiting)
+    connections = Connections("socket", settings, metrics)
+    metrics.gauge("gpa_sockets_open", lambda: connections.open)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +64,7 @@ def create_app(model: GPA | House, settings: Settings, checkpoint: hub.Checkpoin
         app.include_router(router)
     install(app)
     app.add_middleware(Bounded, settings=settings)
+    app.add_middleware(Counted, connections=connections)
     app.add_middleware(Guarded, settings=settings)
     if settings.cors:
         app.add_middleware(

@@ -24,14 +24,16 @@ from gpa.server.settings import LOOPBACK, Settings
 log = logging.getLogger("gpa.server")
 
 
-def run(model: str, engine: str, settings: Settings) -> None:
+def run(model: str, settings: Settings, engine: str = "auto", device: str = "auto") -> None:
     """Serve until SIGTERM or SIGINT. Raises CheckpointError and GPAError: what cannot be loaded, a damaged voice."""
     checkpoint = hub.resolve(model)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    uvicorn_log = logging.getLogger("uvicorn.error")
+    uvicorn_log.setLevel(logging.WARNING)
+    uvicorn_log.addFilter(lambda record: "without completing handshake" not in record.getMessage())  # it says so of every refused WebSocket
     if settings.host not in LOOPBACK and not settings.key_hashes:
         log.warning("%s is open to other machines, and no key is asked for (--api-key-file)", settings.host)
-    house = Process(partial(load, checkpoint.folder, engine, watermark=settings.watermark))
+    house = Process(partial(load, checkpoint.folder, engine, device, watermark=settings.watermark))
     try:
         server = Server(config(create_app(house, settings, checkpoint), settings))
         house.failed = server.end

@@ -27,6 +27,8 @@ class Settings:
     queue: int = 16  # jobs that may wait for a slot; the next one is refused with 429
     queue_seconds: float = 30.0  # that a job waits at most
     per_key: int = 0  # jobs of one key at once, waiting ones included; 0: no such limit
+    sockets: int = 64  # WebSockets that may be open at once, and as many connections of Wyoming
+    sockets_per_key: int = 16  # of them, of one key or address; 0: no such limit
     ahead: int = 256  # chunks (of about half a second) that a job may be ahead of its reader
     max_body: int = 25 << 20
     max_text: int = 4096  # characters

@@ -24,16 +24,17 @@ from gpa.errors import GPAError
 from gpa.results import Segment
 from gpa.server import frames, jobs, live
 from gpa.server.announce import announced
+from gpa.server.connections import Connections
 from gpa.server.desk import Desk
 from gpa.server.failures import Refusal, refusal
 from gpa.server.frames import Frame
 from gpa.server.patience import patient, within
+from gpa.server.runner import Busy
 from gpa.server.wire import Gone, Pipe, Works, fed, invalid, race
 from gpa.voice import Voice
 
 log = logging.getLogger("gpa.server")
 
-CONNECTIONS = 64  # at once
 CHUNK = 2048  # samples of an audio-chunk: 85 ms
 TAIL = 0.2  # seconds of silence behind a text: players swallow the end of the last word
 _SOUND = {"rate": jobs.RATE, "width": 2, "channels": 1}
@@ -45,14 +46,18 @@ async def listening(desk: Desk) -> AsyncIterator[int]:
     """Serve at `settings.wyoming` (0: a free port) for as long as the block runs; gives the port. Raises GPAError: it is taken."""
     host, port = desk.settings.host, desk.settings.wyoming
     talks: set[asyncio.Task[None]] = set()
+    connections = Connections("wyoming", desk.settings, desk.metrics)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         talks.add(task)
+        talk = Talk(reader, writer, desk)
         try:
-            if len(talks) <= CONNECTIONS:
-                await Talk(reader, writer, desk).run()
+            with connections.place(talk.who):
+                await talk.run()
+        except Busy as error:
+            await talk.fail(refusal(error))
         finally:
             talks.discard(task)
             writer.close()
@@ -143,7 +148,7 @@ class Talk:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, desk: Desk) -> None:
         self._reader, self._writer, self._desk = reader, writer, desk
-        self._who = str((writer.get_extra_info("peername") or ("local",))[0])
+        self.who = str((writer.get_extra_info("peername") or ("local",))[0])
         self._works = Works(8)
         self._turn = asyncio.Lock()
         self._speech: Request | None = None  # takes synthesize-chunk
@@ -167,7 +172,7 @@ class Talk:
         try:
             await race(self._read(), self._works.run())
         except (GPAError, Refusal, ValidationError) as error:
-            await self._fail(invalid(error) if isinstance(error, ValidationError) else refusal(error))
+            await self.fail(invalid(error) if isinstance(error, ValidationError) else refusal(error))
 
     async def _read(self) -> None:
         """Events that are not known are passed over: the protocol grows."""
@@ -186,7 +191,8 @@ class Talk:
             self._writer.transport.abort()
             raise Gone("closed, or reads nothing") from error
 
-    async def _fail(self, refused: Refusal) -> None:
+    async def fail(self, refused: Refusal) -> None:
+        """Say why, before the connection is closed."""
         try:
             await self._send("error", {"text": str(refused), "code": refused.code or str(refused.status)})
             if self._speech is not None and self._speech.streams:
@@ -235,7 +241,7 @@ class Talk:
     async def _listen(self, request: Request) -> None:
         assert request.format is not None
         clock, said = self._desk.clock("asr"), list[str]()
-        async with self._desk.runner.slot("asr", self._who) as slot:
+        async with self._desk.runner.slot("asr", self.who) as slot:
             async for item in fed(slot, patient(request.source, self._desk.settings.read_seconds), live.hear, request.format.rate, False):
                 if isinstance(item, Segment):
                     clock.first()
@@ -290,7 +296,7 @@ class Talk:
     async def _speak(self, request: Request, voice: Voice | str | None) -> None:
         clock, begun = self._desk.clock("tts"), False
         try:
-            async with self._desk.runner.slot("tts", self._who) as slot:
+            async with self._desk.runner.slot("tts", self.who) as slot:
                 job = (live.speak, voice, "pcm", 1.0, None)
                 async for item in fed(slot, patient(request.source, self._desk.settings.read_seconds), *job):
                     if isinstance(item, jobs.Usage):
