@@ -41,19 +41,21 @@ class Card:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{card} cannot be read ({error!r}): make it anew with `{cure}`") from error
 
-    def check(self, prompt: Context, sampling: Sampling, capacity: int) -> None:
-        """Raises EngineError for a prompt this model was not exported for, LimitError for one beyond `capacity` cached ids."""
+    def check(self, prompt: Context, sampling: Sampling, capacity: int) -> int:
+        """The number of the head that a prompt asks for. Raises EngineError where the model has none for it, LimitError
+        for a prompt beyond `capacity` cached ids."""
         check_ids(prompt.context, self.vocab_size)
         last, legal = prompt.context[-1], _legal(tuple(prompt.allowed), tuple(prompt.stop))
-        head = next((head for head in self.heads if any(last in r for r in head.after)), None)
-        if head is None or head.legal != legal:
-            known = "no ids at all" if head is None else str(list(head.legal))
+        number = next((i for i, head in enumerate(self.heads) if any(last in r for r in head.after)), None)
+        if number is None or self.heads[number].legal != legal:
+            known = "no ids at all" if number is None else str(list(self.heads[number].legal))
             raise EngineError(f"this model was exported to generate {known} after id {last}; the prompt asks for {list(legal)}")
         if len(prompt.context) + sampling.max_new_ids > capacity:
             raise LimitError(
                 f"{len(prompt.context)} ids and {sampling.max_new_ids} new ones exceed the cache of {capacity}: "
                 "shorten the prompt or raise cache_gb"
             )
+        return number
 
 
 def check_ids(context: Sequence[int], vocab_size: int) -> None:
