@@ -265,6 +265,26 @@ def test_disconnect_frees_the_slot(slow: Live) -> None:
     assert until(lambda: engine.open == 0) < 0.3
 
 
+def test_a_step_that_cannot_be_interrupted_holds_no_slot(tmp_path: Path) -> None:
+    model = made(tmp_path / "fake", slow=True)
+    model.engine.pause = 1.0  # type: ignore[attr-defined]
+    body = b'{"model": "x", "input": "Hello there.", "voice": "amy"}'
+    with served(model, tmp_path / "voices", concurrency=1, queue=0) as live:
+        runner, engine = desk(live).runner, model.engine._engine  # type: ignore[attr-defined]
+
+        def ask_and_hang_up(running: int) -> float:
+            with socket.create_connection(("127.0.0.1", live.port)) as connection:
+                connection.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n%b" % (JSON, len(body), body))
+                until(lambda: engine.open == running)
+            return until(lambda: runner.running == 0)
+
+        assert ask_and_hang_up(1) < 0.5
+        assert (engine.open, runner.ending) == (1, 1)
+        ask_and_hang_up(2)  # as many end as there are slots: this one keeps its own
+        assert engine.open == 0
+        until(lambda: runner.ending == 0)
+
+
 def post_and_hang_up(live: Live) -> None:
     with pytest.raises(httpx.ReadTimeout):
         HTTP.post(f"{live.url}/v1/audio/transcriptions", data={"model": "x"}, files={"file": CLIP}, timeout=0.2)

@@ -14,6 +14,7 @@ from gpa.pipeline import GPA
 from gpa.server import conversion, health, models, page, realtime, sockets, speech, transcription, voices, wyoming
 from gpa.server.access import Bounded, Counted, Guarded, Observed
 from gpa.server.connections import Connections
+from gpa.server.described import describe
 from gpa.server.desk import Desk
 from gpa.server.failures import install
 from gpa.server.metrics import Metrics
@@ -49,6 +50,7 @@ def create_app(model: GPA | House, settings: Settings, checkpoint: hub.Checkpoin
     runner = Runner(house, settings, metrics)
     metrics.gauge("gpa_jobs_running", lambda: runner.running)
     metrics.gauge("gpa_jobs_waiting", lambda: runner.waiting)
+    metrics.gauge("gpa_jobs_ending", lambda: runner.ending)
     connections = Connections("socket", settings, metrics)
     metrics.gauge("gpa_sockets_open", lambda: connections.open)
 
@@ -63,6 +65,7 @@ def create_app(model: GPA | House, settings: Settings, checkpoint: hub.Checkpoin
     for router in ROUTERS:
         app.include_router(router)
     install(app)
+    describe(app, settings)
     app.add_middleware(Bounded, settings=settings)
     app.add_middleware(Counted, connections=connections)
     app.add_middleware(Guarded, settings=settings)

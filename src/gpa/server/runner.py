@@ -5,7 +5,8 @@
 
 `jobs.speak` is a module-level generator function `(model, *args)`; model, arguments and items may cross into another
 process, so they are plain picklable values. Leaving the `async with` (an error, a disconnect, a cancelled task) stops the
-job at its next id and waits until its slot is free. A job that is fed while it runs:
+job at its next id. Its slot is free when it is gone, or `LEAVING` later: what it computes at the moment (a stretch of sound
+decoded at once, a long file) cannot be interrupted, and the next in line need not wait for it. A job that is fed while it runs:
 
     blocks = slot.inlet()                                    # the function sees an iterator
     async for segment in slot.stream(jobs.listen_live, blocks): ...
@@ -27,6 +28,7 @@ from gpa.server.settings import Settings
 from gpa.server.work import End, Event, Function, House, Inlet, Item, Took, Work
 
 INLET = 64  # things that may wait in an inlet
+LEAVING = 0.05  # seconds that a stopped job may keep its slot
 
 
 class Busy(GPAError):
@@ -48,6 +50,7 @@ class Runner:
         self._leaving: set[asyncio.Future[None]] = set()
         self._seconds = 1.0  # running mean of how long a job holds its slot
         self.running = 0
+        self.ending = 0  # jobs that were stopped, lost their slot, and end their last step; never more than there are slots
 
     @property
     def waiting(self) -> int:
@@ -115,10 +118,18 @@ class Runner:
         self._advance()
 
     async def _leave(self, slot: Slot, caller: str) -> None:
-        await slot.close()
+        closing = asyncio.ensure_future(slot.close())
+        await asyncio.wait({closing}, timeout=LEAVING)
+        if self.ending >= self.settings.concurrency:
+            await asyncio.wait({closing})
         self._seconds += 0.2 * (time.monotonic() - slot.started - self._seconds)
         self._free()
         self._uncount(caller)
+        self.ending += 1
+        try:
+            await closing
+        finally:
+            self.ending -= 1
 
     def _uncount(self, caller: str) -> None:
         self._callers[caller] -= 1
