@@ -9,7 +9,8 @@ import torch
 
 from gpa.data.shards import TokenisedUtterance, write_shard
 from gpa.errors import GPAError
-from gpa.nets.lm import LM, LMConfig
+from gpa.nets.lm import LM
+from gpa.nets.lm_config import LMConfig
 from gpa.training.carry import carry_over
 from gpa.training.lm import Scorer
 from gpa.training.lm_data import LMData, Rows

@@ -20,7 +20,8 @@ from gpa.engines.choose import open_engine
 from gpa.engines.heads import Head, heads_of, merge
 from gpa.errors import CheckpointError
 from gpa.nets.export_gguf import export_gguf
-from gpa.nets.export_lm import LMShape, export_openvino, quantize_groups, quantize_rows
+from gpa.nets.export_lm import export_openvino, quantize_groups, quantize_rows
+from gpa.nets.lm_config import LMConfig
 from gpa.nets.weights import Weights
 from gpa.prompt import Prompt
 
@@ -190,10 +191,10 @@ def test_a_config_of_another_net_is_refused(tmp_path: Path, change: dict[str, ob
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CheckpointError, match=message):
-        LMShape.load(tmp_path)
+        LMConfig.load(tmp_path)
     path.unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
-        LMShape.load(tmp_path)
+        LMConfig.load(tmp_path)
 
 
 def test_heads_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_rope_theta_is_found_where_new_transformers_put_it(tmp_path: Path) -> No
     write_checkpoint(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
-    old = LMShape.load(tmp_path)
+    old = LMConfig.load(tmp_path)
     config["rope_parameters"] = {"rope_theta": config.pop("rope_theta"), "rope_type": "default"}
     path.write_text(json.dumps(config))
-    assert LMShape.load(tmp_path) == old
+    assert LMConfig.load(tmp_path) == old

@@ -14,7 +14,8 @@ from torch import nn
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.fake_published import _FULL_BICODEC, _FULL_LM
 from gpa.nets.folders import shapes, unfilled
-from gpa.nets.lm import LM, LMConfig
+from gpa.nets.lm import LM
+from gpa.nets.lm_config import LMConfig
 from gpa.nets.wav2vec2 import STATES, UNUSED, Wav2Vec2, Wav2Vec2Config
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
 

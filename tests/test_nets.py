@@ -151,19 +151,11 @@ def test_products_of_constants_stay_whole() -> None:
     assert kept["fixed"] == kept["latents"] == onnx.TensorProto.FLOAT16
 
 
-def test_trained_codes_come_back_to_the_sphere(tmp_path: Path) -> None:
-    """The average of unit vectors is shorter; published codes of any length stay as they are."""
-    config = tiny_bicodec("nano")
-    state = BiCodec(config).state_dict()
+def test_published_codes_of_any_length_stay_as_they_are(tmp_path: Path) -> None:
+    state = BiCodec(tiny_bicodec("nano")).state_dict()
     name = "quantizer.codebook.weight"
-    write_bicodec(config, state, tmp_path / "a", trained=True)
-    write_bicodec(config, state, tmp_path / "b")
-    torch.testing.assert_close(read_bicodec(tmp_path / "a").state_dict()[name].norm(dim=1), torch.ones(128))
-    assert torch.equal(read_bicodec(tmp_path / "b").state_dict()[name], state[name])
-    before = BiCodec(config).eval()
-    before.load_state_dict(state)
-    features = torch.randn(1, 20, 64)
-    assert torch.equal(before.tokenize(features), read_bicodec(tmp_path / "a").tokenize(features))
+    write_bicodec(tiny_bicodec("nano"), state, tmp_path)
+    assert torch.equal(read_bicodec(tmp_path).state_dict()[name], state[name])
 
 
 def test_half_precision_folders(nano_checkpoint: Path, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from gpa.engines.card import Card, ids_of
 from gpa.engines.heads import Head
 from gpa.engines.llama import GGUF
 from gpa.errors import CheckpointError, MissingExtra
-from gpa.nets.export_lm import LMShape, Precision, heads_for
+from gpa.nets.export_lm import Precision, heads_for
+from gpa.nets.lm_config import LMConfig
 from gpa.nets.weights import Weights
 
 Floats = NDArray[np.float32]
@@ -49,7 +50,7 @@ def export_gguf(folder: Path, out: Path, stored: Precision = "int8", heads: Sequ
         import gguf
     except ImportError as error:
         raise MissingExtra("gguf", "llama") from error
-    shape = LMShape.load(folder)
+    shape = LMConfig.load(folder)
     asked = heads_for(folder, shape, heads)
     if len(asked) > BLOCK:
         raise CheckpointError(f"{folder}: the prompts need {len(asked)} heads (legal: up to {BLOCK})")
@@ -70,7 +71,7 @@ def export_gguf(folder: Path, out: Path, stored: Precision = "int8", heads: Sequ
     return path
 
 
-def _describe(writer: Any, gguf: Any, shape: LMShape, tensors: _Tensors) -> None:
+def _describe(writer: Any, gguf: Any, shape: LMConfig, tensors: _Tensors) -> None:
     """Numbers of the net, and a vocabulary whose texts are numbers."""
     writer.add_block_count(shape.num_hidden_layers)
     writer.add_context_length(1 << 17)  # rotary positions know no bound; the engine has one of its own
@@ -95,7 +96,7 @@ def _describe(writer: Any, gguf: Any, shape: LMShape, tensors: _Tensors) -> None
 class _Tensors:
     """The tensors under llama.cpp's names, widened by the flags."""
 
-    def __init__(self, shape: LMShape, weights: Weights, heads: Sequence[Head]) -> None:
+    def __init__(self, shape: LMConfig, weights: Weights, heads: Sequence[Head]) -> None:
         self.shape, self.weights, self.heads = shape, weights, heads
         self.width = shape.hidden_size + BLOCK
         self.rows = shape.vocab_size + 1

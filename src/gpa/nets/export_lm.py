@@ -9,9 +9,7 @@ into paged attention. Two things are ours:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +21,7 @@ from gpa.engines.card import Card, ids_of
 from gpa.engines.heads import Head, heads_of
 from gpa.engines.openvino import XML
 from gpa.errors import CheckpointError
+from gpa.nets.lm_config import LMConfig
 from gpa.nets.weights import Weights
 
 if TYPE_CHECKING:
@@ -30,44 +29,6 @@ if TYPE_CHECKING:
 
 Precision = Literal["f32", "f16", "int8", "int4"]
 GROUP = 64  # numbers that share one scale in int4, where rows can be cut so
-
-
-@dataclass(frozen=True)
-class LMShape:
-    """The numbers of a Qwen3 config.json, checked to describe a net that this file can build."""
-
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    rope_theta: float
-
-    @classmethod
-    def load(cls, folder: Path) -> LMShape:
-        """Read `folder/config.json`. Raises CheckpointError."""
-        path = Path(folder) / "config.json"
-        try:
-            raw = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}  # transformers >= 5 nests rope_theta
-        raw = {"rope_theta": rope.get("rope_theta"), **raw}
-        found = {"model_type": raw.get("model_type"), "attention_bias": raw.get("attention_bias", False)}
-        found |= {"hidden_act": raw.get("hidden_act", "silu"), "rope_type": rope.get("rope_type", "default")}
-        legal = {"model_type": "qwen3", "attention_bias": False, "hidden_act": "silu", "rope_type": "default"}
-        wrong = [f"{key}={found[key]} (legal: {legal[key]})" for key in legal if found[key] != legal[key]]
-        wrong += [f"{name} is missing" for name in cls.__dataclass_fields__ if raw.get(name) is None]
-        if wrong:
-            raise CheckpointError(f"{path}: {', '.join(wrong)}")
-        return cls(**{name: raw[name] for name in cls.__dataclass_fields__})
-
-    @property
-    def cached_numbers_per_id(self) -> int:
-        """How many keys and values one id leaves in the cache."""
-        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
 
 
 def export_openvino(folder: Path, out: Path, precision: Precision = "int8", heads: Sequence[Context] = ()) -> Path:
@@ -78,7 +39,7 @@ def export_openvino(folder: Path, out: Path, precision: Precision = "int8", head
     a GROUP, while the embedding and the heads stay int8. Raises CheckpointError."""
     import openvino
 
-    shape = LMShape.load(folder)
+    shape = LMConfig.load(folder)
     weights = Weights(Path(folder) / "model.safetensors")
     asked = heads_for(folder, shape, heads)
     model = _Builder(shape, weights, precision, asked).model()
@@ -89,7 +50,7 @@ def export_openvino(folder: Path, out: Path, precision: Precision = "int8", head
     return path
 
 
-def heads_for(folder: Path, shape: LMShape, prompts: Sequence[Context]) -> tuple[Head, ...]:
+def heads_for(folder: Path, shape: LMConfig, prompts: Sequence[Context]) -> tuple[Head, ...]:
     """The heads that these prompts need; none: every id may follow every id. Raises CheckpointError for ids beyond the vocabulary."""
     everything = (range(shape.vocab_size),)
     heads = heads_of(prompts) or (Head(everything, everything),)
@@ -102,7 +63,7 @@ def heads_for(folder: Path, shape: LMShape, prompts: Sequence[Context]) -> tuple
 class _Builder:
     """Builds the graph. Shapes in comments: B sequences, S new ids, T ids with the past, H heads, D head_dim."""
 
-    def __init__(self, shape: LMShape, weights: Weights, precision: Precision, heads: Sequence[Head]) -> None:
+    def __init__(self, shape: LMConfig, weights: Weights, precision: Precision, heads: Sequence[Head]) -> None:
         from openvino import opset13
 
         self.ops: Any = opset13

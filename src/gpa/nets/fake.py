@@ -6,7 +6,6 @@ source-filter head, 25 codes a second) and `published` (features from elsewhere,
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,9 @@ import yaml
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.compress import Precision
 from gpa.nets.export import export_bicodec, export_glm
-from gpa.nets.folders import write_bicodec, write_glm
-from gpa.nets.lm import LM, LMConfig
+from gpa.nets.folders import write_bicodec, write_glm, write_lm
+from gpa.nets.lm import LM
+from gpa.nets.lm_config import LMConfig
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
 from gpa.vocab import PAD, STOP, Vocab, write_character_tokenizer
 
@@ -123,9 +123,5 @@ def write_random_checkpoint(
 
 
 def _write_lm(folder: Path, config: LMConfig, vocab: Vocab) -> None:
-    from safetensors.torch import save_file
-
-    raw = config.to_json(vocab.special(STOP), vocab.special(PAD))
-    (folder / "config.json").write_text(json.dumps(raw, indent=1) + "\n")
-    state = {name: tensor.half().contiguous() for name, tensor in LM(config).state_dict().items()}
-    save_file(state, str(folder / "model.safetensors"), {"format": "pt"})
+    state = {name: tensor.half() for name, tensor in LM(config).state_dict().items()}
+    write_lm(config, state, folder, vocab.special(STOP), vocab.special(PAD))

@@ -19,7 +19,8 @@ from torch import Tensor
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.fake import LM_TINY, tiny_bicodec, tiny_glm
 from gpa.nets.folders import PICKLE, WAV2VEC2, WEIGHTS, shapes, unfilled, write_bicodec, write_glm
-from gpa.nets.lm import LM, LMConfig
+from gpa.nets.lm import LM
+from gpa.nets.lm_config import LMConfig
 from gpa.nets.wav2vec2 import STATES, Wav2Vec2, Wav2Vec2Config
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
 from gpa.vocab import PAD, PUBLISHED_TEXT, Vocab, write_published_tokenizer

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from gpa.errors import CheckpointError, MissingExtra
 from gpa.nets.bicodec import BiCodec
-from gpa.nets.lm import LM, LMConfig
+from gpa.nets.lm import LM
+from gpa.nets.lm_config import LMConfig
 from gpa.nets.wav2vec2 import STATES, UNUSED, Wav2Vec2, Wav2Vec2Config, published_keys
 from gpa.nets.weights import Weights
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
@@ -91,14 +91,8 @@ def check_lm(folder: Path) -> None:
     check_tensors(folder / WEIGHTS, weights.shapes, shapes(net), lambda name: net.config.tie_word_embeddings and name == "lm_head.weight")
 
 
-def write_bicodec(config: dict[str, Any], state: dict[str, Tensor], folder: Path, trained: bool = False) -> None:
-    """Write FOLDER/config.yaml and model.safetensors (float16 where `state` is).
-
-    trained: `state` is the weight average of our own training, whose codes lie on the unit sphere; the average of unit
-    vectors is shorter, so they are brought back to length 1. Published codes are of any length and stay as they are."""
-    if trained:
-        name = "quantizer.codebook.weight"
-        state = {**state, name: F.normalize(state[name].float(), dim=-1).to(state[name].dtype)}
+def write_bicodec(config: dict[str, Any], state: dict[str, Tensor], folder: Path) -> None:
+    """Write FOLDER/config.yaml and model.safetensors (float16 where `state` is)."""
     folder = _made(folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, default_flow_style=None))
     _save(state, folder)
@@ -111,6 +105,13 @@ def write_glm(config: dict[str, Any], state: dict[str, Tensor], folder: Path) ->
     numbers = {"feature_size": config["num_mel_bins"], "sampling_rate": 16_000, "hop_length": 160, "n_fft": 400, "chunk_length": 30}
     kind = {"feature_extractor_type": "WhisperFeatureExtractor", "padding_side": "right", "padding_value": 0.0}
     (folder / "preprocessor_config.json").write_text(json.dumps({**kind, **numbers}, indent=1) + "\n")
+    _save(state, folder)
+
+
+def write_lm(config: LMConfig, state: dict[str, Tensor], folder: Path, stop_id: int, pad_id: int) -> None:
+    """Write FOLDER/config.json and model.safetensors of the language model; its tokenizer's files are written elsewhere."""
+    folder = _made(folder)
+    (folder / "config.json").write_text(json.dumps(config.to_json(stop_id, pad_id), indent=1) + "\n")
     _save(state, folder)
 
 

@@ -6,56 +6,11 @@ Inference runs elsewhere (gpa.engines); this net only scores whole sequences.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class LMConfig:
-    """The numbers of a Qwen3 config.json that the net needs (names as there)."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rope_theta: float = 10_000.0
-    rms_norm_eps: float = 1e-6
-    tie_word_embeddings: bool = True
-
-    @classmethod
-    def load(cls, folder: Path) -> LMConfig:
-        """Read `folder/config.json`."""
-        raw = json.loads((Path(folder) / "config.json").read_text())
-        raw = {**(raw.get("rope_parameters") or {}), **raw}  # transformers >= 5 nests rope_theta there
-        return cls(**{name: raw[name] for name in cls.__dataclass_fields__ if name in raw})
-
-    def to_json(self, stop_id: int, pad_id: int, max_positions: int = 8192) -> dict[str, Any]:
-        """The full config.json of transformers' Qwen3."""
-        return {
-            "architectures": ["Qwen3ForCausalLM"],
-            "model_type": "qwen3",
-            **{name: getattr(self, name) for name in self.__dataclass_fields__},
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "hidden_act": "silu",
-            "initializer_range": 0.02,
-            "max_position_embeddings": max_positions,
-            "eos_token_id": stop_id,
-            "pad_token_id": pad_id,
-            "torch_dtype": "float16",
-            "use_cache": True,
-            "use_sliding_window": False,
-            "sliding_window": None,
-        }
+from gpa.nets.lm_config import LMConfig
 
 
 class RMSNorm(nn.Module):

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
 
-from gpa import hub
+from gpa import hub, strict
 from gpa.data import manifest
 from gpa.data.pack import level
 from gpa.errors import GPAError
 from gpa.nets.bicodec import BiCodec
-from gpa.nets.lm import LMConfig
-from gpa.training.jobs import STATE, CodecJob, LinguisticJob, LMJob, read_job, trained_codec, trained_glm
+from gpa.nets.folders import write_bicodec, write_glm, write_lm
+from gpa.training.jobs import LinguisticJob, LMJob, averaged, read_job, trained_codec, trained_glm
 from gpa.vocab import PAD, STOP, Vocab
 from gpa.voice import Voice
 
@@ -50,6 +49,8 @@ class ReleaseJob:
     default_voice: str
     voices: dict[str, VoiceSpec]
     sampling: dict[str, hub.TaskSampling]  # by task
+    heard: str | None = None  # folder of packs that the language model listened to and never spoke
+    texts: tuple[hub.Credit, ...] = ()  # where the sentences that teachers spoke came from
     languages: tuple[str, ...] = ("en",)
 
 
@@ -62,26 +63,27 @@ def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
         raise GPAError(f"{path}: sampling of {unknown} (legal: {', '.join(hub.TASKS)})")
     here = path.parent
     codec, glm = trained_codec(here / job.codec, work), trained_glm(here / job.linguistic, work)
-    bicodec_folder, glm_folder = out / "BiCodec", out / "glm-4-voice-tokenizer"
-    for folder in (bicodec_folder, glm_folder, out / "voices"):
-        folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(here / read_job(here / job.codec, CodecJob).net, bicodec_folder / "config.yaml")
-    shutil.copyfile(here / read_job(here / job.linguistic, LinguisticJob).net, glm_folder / "config.json")
-    _save(codec, bicodec_folder)
-    _save(glm, glm_folder)
+    write_bicodec(codec.config, _half(codec.state_dict()), out / "BiCodec")
+    linguistic = strict.load_json(here / read_job(here / job.linguistic, LinguisticJob).net, GPAError)
+    write_glm(linguistic, _half(glm.state_dict()), out / "glm-4-voice-tokenizer")
     _write_lm(read_job(here / job.lm, LMJob), work, out)
+    (out / "voices").mkdir(exist_ok=True)
     for name, spec in job.voices.items():
         _voice(name, spec, work / job.packs, codec).save(out / "voices" / f"{name}.json")
     sampling = {task: {k: v for k, v in asdict(said).items() if v is not None} for task, said in job.sampling.items()}
     (out / "generation_config.json").write_text(json.dumps(sampling, indent=1) + "\n")
-    credits = manifest.credits(manifest.read(work / job.packs))
-    card = hub.Card(job.name, job.license, job.description, job.languages, recipe, job.default_voice, (*credits, WHISPER))
+    sources = (*_credits(work, job.packs, job.heard), *job.texts, WHISPER)
+    card = hub.Card(job.name, job.license, job.description, job.languages, recipe, job.default_voice, sources)
     (out / "card.json").write_text(json.dumps(asdict(card), indent=1, ensure_ascii=False) + "\n")
 
 
-def _save(net: nn.Module, folder: Path) -> None:
-    state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in net.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+def _credits(work: Path, *folders: str | None) -> list[hub.Credit]:
+    """What is owed to the packs of several folders."""
+    return manifest.credits(row for folder in folders if folder for row in manifest.read(work / folder))
+
+
+def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def _write_lm(job: LMJob, work: Path, out: Path) -> None:
@@ -89,11 +91,7 @@ def _write_lm(job: LMJob, work: Path, out: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(folder / name, out / name)
     vocab = Vocab.load(out)
-    config = LMConfig(vocab_size=vocab.size, **asdict(job.shape))
-    raw = config.to_json(vocab.special(STOP), vocab.special(PAD))
-    (out / "config.json").write_text(json.dumps(raw, indent=1) + "\n")
-    state = torch.load(folder / STATE, weights_only=True, map_location="cpu")["average"]
-    save_file({k: v.half().contiguous() for k, v in state.items()}, out / "model.safetensors", metadata={"format": "pt"})
+    write_lm(job.shape.config(vocab.size), _half(averaged(folder)), out, vocab.special(STOP), vocab.special(PAD))
 
 
 def _voice(name: str, spec: VoiceSpec, packs: Path, codec: BiCodec) -> Voice:

@@ -91,7 +91,8 @@ class CodecTrainer(nn.Module):
         features = codec.speaker_encoder.speaker_encoder.features(mel)
         d_vector = codec.speaker_encoder.d_vector(codec.speaker_encoder.digits(features))
         losses = self._render(batch, q.vectors, d_vector)
-        losses["speaker"] = F.cross_entropy(self.classifier(d_vector).float(), batch.speaker)
+        known = (batch.speaker >= 0).sum().clamp(min=1)  # speakers of few clips have no class; a batch may have none at all
+        losses["speaker"] = F.cross_entropy(self.classifier(d_vector).float(), batch.speaker, reduction="sum") / known
         if not self.recipe.freeze_codes:
             losses["vq"] = q.loss
             losses["ctc"] = self._ctc(q.vectors, batch.spelling, positions)

@@ -7,7 +7,7 @@ line; the net's configuration is relative to the job. Unknown keys are refused.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from gpa import strict
 from gpa.errors import CheckpointError, GPAError, MissingExtra
 from gpa.nets.bicodec import BiCodec
-from gpa.nets.lm import LMConfig
+from gpa.nets.lm_config import LMConfig
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
 from gpa.training.alignment import Aligner
 from gpa.training.carry import carry_over
@@ -58,7 +58,7 @@ class LinguisticJob:
 
 @dataclass(frozen=True)
 class LMShape:
-    """Size of a new language model."""
+    """Size of a new language model: what a recipe says of `LMConfig`, the rest follows from the tokenizers."""
 
     hidden_size: int
     intermediate_size: int
@@ -66,6 +66,10 @@ class LMShape:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
+
+    def config(self, vocab_size: int) -> LMConfig:
+        """The numbers of such a model over a vocabulary."""
+        return LMConfig(vocab_size=vocab_size, **asdict(self))
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,11 @@ def train_lm(path: Path, work: Path) -> Iterator[dict[str, float]]:
     voices = int(torch.tensor(levels).prod())
     out = work / job.out
     vocab = write_character_tokenizer(out, glm["quantize_vocab_size"], voices, codec["quantizer"]["codebook_size"])
-    config = LMConfig(vocab_size=vocab.size, **{name: getattr(job.shape, name) for name in job.shape.__dataclass_fields__})
     shards, held = _shards(work / job.shards), _shards(work / job.held)
-    init = _averaged(work / job.init) if job.init else None
+    init = averaged(work / job.init) if job.init else None
     if init is not None and job.init_shards:
         init = carry_over(init, vocab, _shards(work / job.init_shards), shards)
-    yield from LMRun(config, vocab, shards, held, out, job.recipe, init).run()
+    yield from LMRun(job.shape.config(vocab.size), vocab, shards, held, out, job.recipe, init).run()
 
 
 def prepare_features(codec: Path, glm: Path, packs: list[Path]) -> Iterator[Path]:
@@ -148,7 +151,7 @@ def trained_codec(path: Path, work: Path) -> BiCodec:
     """The averaged codec of a job, its codes back on the unit sphere that training keeps them on."""
     job = read_job(path, CodecJob)
     codec = BiCodec(_yaml(path.parent / job.net))
-    codec.load_state_dict(_averaged(work / job.out, "codec."))
+    codec.load_state_dict(averaged(work / job.out, "codec."))
     with torch.no_grad():
         codec.quantizer.codebook.weight.copy_(F.normalize(codec.quantizer.codebook.weight, dim=-1))
     return codec.eval()
@@ -158,7 +161,7 @@ def trained_reader(path: Path, work: Path) -> Reader:
     """The averaged CTC reader that trained the codec of a job."""
     job = read_job(path, CodecJob)
     reader = Reader(_yaml(path.parent / job.net)["audio_tokenizer"]["quantizer"]["input_dim"])
-    reader.load_state_dict(_averaged(work / job.out, "reader."))
+    reader.load_state_dict(averaged(work / job.out, "reader."))
     return reader.eval()
 
 
@@ -166,7 +169,7 @@ def trained_glm(path: Path, work: Path) -> WhisperVQ:
     """The averaged linguistic tokenizer of a job."""
     job = read_job(path, LinguisticJob)
     glm = WhisperVQ(WhisperVQConfig.of(strict.load_json(path.parent / job.net, CheckpointError)))
-    glm.load_state_dict(_averaged(work / job.out, "net."))
+    glm.load_state_dict(averaged(work / job.out, "net."))
     return glm.eval()
 
 
@@ -174,7 +177,8 @@ def _shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.npz"))
 
 
-def _averaged(folder: Path, prefix: str = "") -> dict[str, Tensor]:
+def averaged(folder: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The weight average of a run, of the names that begin with `prefix`, without it. Raises CheckpointError."""
     try:
         state = torch.load(folder / STATE, weights_only=True, map_location="cpu")["average"]
     except OSError as error:
