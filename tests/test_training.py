@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,15 +17,17 @@ from gpa.data.shards import TokenisedUtterance, read_shard, write_shard
 from gpa.errors import GPAError
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.fake import tiny_bicodec
-from gpa.nets.lm import LM, LMConfig
+from gpa.nets.lm import LM
+from gpa.nets.lm_config import LMConfig
 from gpa.nets.quantize import FactorizedVQ
 from gpa.prompt import IGNORED
 from gpa.training.checkpoint import learning_rate
 from gpa.training.codec import CodecRecipe, CodecRun
-from gpa.training.codec_data import CodecData
+from gpa.training.codec_data import LETTERS, CodecData
+from gpa.training.guide import WIDTHS, course
 from gpa.training.jobs import CodecJob, read_job
 from gpa.training.lm import LMRecipe, LMRun, Scorer
-from gpa.training.lm_data import LMData, Rows
+from gpa.training.lm_data import DEFAULT_MIX, LMData, Rows
 from gpa.training.losses import Codebook, straight_through
 from gpa.vocab import write_character_tokenizer
 
@@ -110,6 +113,48 @@ def test_voice_comes_from_another_utterance(shard):
     for i in range(len(rows.rows)):
         for _ in range(5):
             assert rows.voice(i, rng).tolist() != rows.rows[i].voice.tolist()
+
+
+def test_a_reference_is_another_utterance_of_the_speaker_with_its_words(shard, vocab):
+    rows = read_shard(shard)
+    known = {tuple(vocab.bicodec_semantic.encode(row.semantic)): row for row in rows}
+    data = LMData(Rows([shard]), vocab, replace(DEFAULT_MIX, reference=1.0), budget=800)
+    start, end = vocab.special("<|start_semantic_token|>"), vocab.special("<|end_content|>")
+    for p in (p for draw in range(10) for p in data.batch(0, draw, "tts").prompts):
+        at = p.context.index(start)
+        said, own = known[p.context[at + 1 :]], known[p.target[:-1]]
+        assert said is not own
+        assert said.speaker == own.speaker
+        assert p.context[1 : 1 + len(said.voice)] == tuple(vocab.bicodec_global.encode(said.voice))
+        assert [p.context[i] for i in p.source] == vocab.encode(own.text)
+        assert list(p.context[p.source.start - len(vocab.encode(said.text)) : at]) == [*vocab.encode(said.text + own.text), end]
+        times = np.arange(sum(vocab.tokenizer.id_to_token(p.context[i]) in LETTERS for i in p.source))
+        guided = course(vocab, "tts", p, len(own.semantic), times)
+        assert guided.width == WIDTHS["tts"]  # by its letters, not by the diagonal
+        assert 0 <= guided.places.min() <= guided.places.max() <= len(p.source) - 1
+
+
+def test_references_change_no_other_batch(shard, vocab):
+    plain, mixed = (LMData(Rows([shard]), vocab, replace(DEFAULT_MIX, reference=r), budget=400) for r in (0.0, 0.5))
+    start, drawn = vocab.special("<|start_semantic_token|>"), []
+    for draw in range(30):
+        for task in ("asr", "vc"):
+            assert torch.equal(plain.batch(0, draw, task).ids, mixed.batch(0, draw, task).ids)
+        drawn.append({start in p.context for p in mixed.batch(0, draw, "tts").prompts})
+    assert {True} in drawn
+    assert {False} in drawn
+    assert all(len(kinds) == 1 for kinds in drawn)  # a batch is of one form
+
+
+def test_a_recipe_says_the_mix():
+    assert LMRecipe().mix == DEFAULT_MIX
+    assert LMRecipe(semantic_only=0.5, glm_only=0.0, disturbed=0.4, reference=0.1, asr_human=0.6).mix == replace(
+        DEFAULT_MIX,
+        asr_forms={"both": 0.5, "semantic": 0.5, "glm": 0.0},
+        human={**DEFAULT_MIX.human, "asr": 0.6},
+        disturbed=0.4,
+        reference=0.1,
+    )
 
 
 def test_padding_and_neighbours_do_not_change_a_score(shard, vocab):

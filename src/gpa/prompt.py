@@ -74,10 +74,11 @@ def tts(
     if bool(reference_text) != bool(spoken):
         raise ValueError(f"a reference has a text and codes (found {len(reference_text)} characters, {len(spoken)} codes)")
     words = vocab.encode(reference_text + text)
+    own = len(vocab.encode(text)) if spoken else len(words)  # of `words`, those that are still to be said
     context = _voice(vocab, voice)
-    context.append(vocab.special("<|start_content|>"))
-    source = range(len(context), len(context) + len(words))
-    context += [*words, vocab.special("<|end_content|>")]
+    context += [vocab.special("<|start_content|>"), *words]
+    source = range(len(context) - own, len(context))
+    context.append(vocab.special("<|end_content|>"))
     if spoken:
         context += [vocab.special("<|start_semantic_token|>"), *spoken]
     return _speech(vocab, context, semantic, source)

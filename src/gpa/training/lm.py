@@ -6,7 +6,7 @@ Scores are taken over the ids a task may generate (they are all that decoding ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gpa.nets.lm import LM, LMConfig
+from gpa.nets.lm import LM
+from gpa.nets.lm_config import LMConfig
 from gpa.prompt import IGNORED, Prompt
 from gpa.training.guide import GUIDED_LAYERS, guided_attention
-from gpa.training.lm_data import DEFAULT_MIX, LMBatch, LMData, Rows
+from gpa.training.lm_data import LMBatch, LMData, Mix, Rows
 from gpa.training.loop import Loop, Losses, Schedule
 from gpa.training.workers import Workers
 from gpa.vocab import Vocab
@@ -40,9 +41,24 @@ class LMRecipe:
     compile: bool = True
     meet: int = 16  # steps after which workers average their weights
     loaders: int = 0  # processes a worker that prepare its batches; 0: the worker itself (a GPU wants about 8)
-    tts: float = 0.4
+    tts: float = 0.4  # share of the batches, as asr and vc
     asr: float = 0.4
     vc: float = 0.2
+    asr_human: float = 0.3  # share of ASR rows that are human speech, as tts_human and vc_human
+    tts_human: float = 0.15
+    vc_human: float = 0.1
+    semantic_only: float = 0.25  # share of ASR batches without the linguistic codes
+    glm_only: float = 0.05  # share of ASR batches without the semantic codes
+    disturbed: float = 0.25  # share of ASR rows that are only listened to, with words
+    empty: float = 0.02  # share of ASR rows that are only listened to, without
+    reference: float = 0.0  # share of TTS batches whose rows have a reference with its transcript
+
+    @property
+    def mix(self) -> Mix:
+        """How rows and forms are drawn."""
+        forms = {"both": 1 - self.semantic_only - self.glm_only, "semantic": self.semantic_only, "glm": self.glm_only}
+        human = {"tts": self.tts_human, "asr": self.asr_human, "vc": self.vc_human}
+        return Mix({"tts": self.tts, "asr": self.asr, "vc": self.vc}, human, forms, self.disturbed, self.empty, self.reference)
 
 
 class Scorer:
@@ -105,9 +121,8 @@ class LMRun:
         init: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.recipe = recipe
-        mix = DEFAULT_MIX.with_tasks(tts=recipe.tts, asr=recipe.asr, vc=recipe.vc)
-        self.data = LMData(Rows(shards), vocab, mix, recipe.budget)
-        self.held = LMData(Rows(held), vocab, mix, 6000) if held else None
+        self.data = LMData(Rows(shards), vocab, recipe.mix, recipe.budget)
+        self.held = LMData(Rows(held), vocab, replace(recipe.mix, reference=0.0), 6000) if held else None
         torch.manual_seed(recipe.seed)
         self.lm = LM(config)
         if init is not None:

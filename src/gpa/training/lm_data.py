@@ -3,6 +3,8 @@
 A batch is a pure function of (seed, draw). The voice of a row comes from ANOTHER utterance of its speaker whenever
 there is one: a model that saw the target's own globals would learn to read the answer from them. Rows that are only
 listened to stand in ASR batches, in the place of others, and nowhere else; without such rows nothing is drawn for them.
+A TTS batch may be one of rows with a reference: each is spoken on from another utterance of its speaker, whose words and
+codes stand in the prompt.
 """
 
 from __future__ import annotations
@@ -34,10 +36,7 @@ class Mix:
     asr_forms: Mapping[str, float]  # both | semantic | glm: what an ASR row is read from
     disturbed: float = 0.0  # share of ASR rows that are only listened to and hold words; as often human as the others
     empty: float = 0.0  # share of ASR rows that are only listened to and hold no words
-
-    def with_tasks(self, **shares: float) -> Mix:
-        """The same mix with other shares of the tasks."""
-        return replace(self, tasks=shares)
+    reference: float = 0.0  # share of TTS batches whose rows have a reference with its transcript
 
 
 DEFAULT_MIX = Mix(
@@ -92,13 +91,15 @@ class Rows:
         self.disturbed_teachers, self.disturbed_human = np.flatnonzero(heard & words & teachers), np.flatnonzero(heard & words & ~teachers)
         self.empty = np.flatnonzero(heard & ~words)
 
-    def voice(self, i: int, rng: np.random.Generator) -> NDArray[np.uint16]:
-        """Global codes of another utterance of row i's speaker."""
+    def other(self, i: int, rng: np.random.Generator) -> int:
+        """Another utterance of row i's speaker, whenever there is one."""
         others = self.by_speaker[self.rows[i].speaker]
         j = others[int(rng.integers(len(others)))]
-        if j == i:
-            j = others[(others.index(i) + 1) % len(others)]
-        return self.rows[j].voice
+        return others[(others.index(i) + 1) % len(others)] if j == i else j
+
+    def voice(self, i: int, rng: np.random.Generator) -> NDArray[np.uint16]:
+        """Global codes of another utterance of row i's speaker."""
+        return self.rows[self.other(i, rng)].voice
 
 
 class LMData:
@@ -112,6 +113,8 @@ class LMData:
         rng = np.random.default_rng([seed, draw])
         task = task or _choose(self.mix.tasks, rng)
         form = _choose(self.mix.asr_forms, rng)
+        if task == "tts" and self.mix.reference and rng.random() < self.mix.reference:
+            form = "reference"
         chosen = sorted(self._draw(rng, task, longest_codes), key=lambda i: int(self.rows.length[i]))
         first = int(rng.integers(len(chosen)))
         prompts: list[Prompt] = []
@@ -160,7 +163,10 @@ class LMData:
             semantic = None if form == "glm" else row.semantic
             return prompt.asr(self.vocab, glm, semantic, row.text)
         if task == "tts":
-            return prompt.tts(self.vocab, self.rows.voice(i, rng), row.text, row.semantic)
+            said = self.rows.rows[self.rows.other(i, rng)]
+            if form == "reference" and said is not row and said.text.strip():
+                return prompt.tts(self.vocab, said.voice, row.text, row.semantic, said.text, said.semantic)
+            return prompt.tts(self.vocab, said.voice, row.text, row.semantic)
         j = self.rows.pair[i] if self.rows.pair[i] >= 0 else i
         return prompt.vc(self.vocab, self.rows.voice(j, rng), row.semantic, self.rows.rows[j].semantic)
 
