@@ -22,6 +22,7 @@ from gpa.nets.export import DecoderGraph
 from gpa.nets.fake import tiny_bicodec
 from gpa.tokenizers.bicodec import BiCodec
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
+from gpa.tokenizers.turns import Listener
 from gpa.tokenizers.window import receptive_field, stretches
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "nano" / "bicodec.yaml"
@@ -247,13 +248,38 @@ def test_the_cost_of_a_second_is_constant_in_the_length(codecs: dict[str, BiCode
     assert decoded(3600) <= decoded(60) <= 1.2 * decoded(3600)
 
 
-@given(st.sampled_from([12.5, 25.0, 50.0]), st.floats(0.05, 1 / 1.5), st.integers(2, 30))
-def test_no_gap_while_speech_is_made_fast_enough(frame_rate: float, r: float, count: int) -> None:
-    """Chunk k + 1 is there when chunk k has been played, at any real-time factor up to 1 / GROWTH (0.67)."""
-    sizes = [size / frame_rate for size in itertools.islice(stretches(frame_rate), count)]
+utterances = st.lists(st.floats(0.1, 12.0), min_size=1, max_size=12)
+
+
+@given(st.sampled_from([12.5, 25.0, 50.0]), st.floats(0.05, 1 / 1.5), utterances)
+def test_no_gap_while_speech_is_made_fast_enough(frame_rate: float, r: float, lengths: list[float]) -> None:
+    """Chunk k + 1 is there when chunk k has been played, at any real-time factor up to 1 / GROWTH (0.67), in one utterance and
+    from one to the next."""
+    sizes: list[float] = []
+    for length in lengths:
+        left, following = round(length * frame_rate), stretches(frame_rate, given=sum(sizes))
+        while left:
+            size = min(left, next(following))
+            sizes.append(size / frame_rate)
+            left -= size
     made = r * np.cumsum(sizes)  # when each chunk is ready, but for a look-ahead that is the same for all
     over = made[0] + np.cumsum(sizes)  # when each has been played
     assert (made[1:] <= over[:-1] + 1 / frame_rate).all()  # sizes are whole codes
+
+
+def test_later_utterances_are_decoded_in_fewer_pieces(codecs: dict[str, BiCodec], monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, listener = codecs["nano"], Listener()
+    net, seen = codec.decoder, list[int]()
+    monkeypatch.setitem(codec.__dict__, "decoder", lambda codes, **rest: seen.append(codes.shape[1]) or net(codes=codes, **rest))
+    calls = []
+    for _ in range(4):
+        stream = codec.stream(range(codec.token_num), listener=listener)
+        before = len(seen)
+        wav = np.concatenate([*(stream.push([code]) for code in codes_of(75)), stream.flush()])
+        assert len(wav) == 75 * codec.samples_per_code
+        calls.append(len(seen) - before)
+    assert calls == [6, 2, 1, 1]
+    assert listener.given == pytest.approx(4 * 75 / codec.frame_rate)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

@@ -20,6 +20,7 @@ from gpa.passages import passages
 from gpa.results import Check
 from gpa.stretch import Stretcher
 from gpa.text import Piece, normalise, speakable, split
+from gpa.tokenizers.turns import Listener
 from gpa.voice import Voice
 
 PIECE = 120  # characters that are spoken at once
@@ -40,13 +41,13 @@ class Manner:
 
 def speak(parts: Parts, pieces: Iterable[Piece], manner: Manner, outcome: Outcome) -> Stream:
     """Pieces of text -> arrays (T,), some of them empty. Raises EngineError: the model says nothing for a sentence."""
-    spoken = _checked if manner.check else _spoken
+    spoken, listener = _checked if manner.check else _spoken, Listener()
     for piece in pieces:
         if piece.pause:
             yield from sounds.silence(piece.pause, parts.sample_rate)
             continue
         stretcher, heard = Stretcher(manner.speed, parts.sample_rate), 0
-        for wav in _decoded(parts, spoken(parts, piece.text, manner, outcome), manner):
+        for wav in _decoded(parts, spoken(parts, piece.text, manner, outcome), manner, listener):
             heard += len(wav)
             yield stretcher.push(wav)
         yield stretcher.flush()
@@ -89,9 +90,9 @@ def _language(said: str) -> str | None:
     return "en" if any(char.isalpha() for char in said) else None
 
 
-def _decoded(parts: Parts, codes: Iterator[int], manner: Manner) -> Iterator[Wav]:
+def _decoded(parts: Parts, codes: Iterator[int], manner: Manner, listener: Listener) -> Iterator[Wav]:
     """Semantic codes as they come -> sound in a voice as soon as its samples are settled."""
-    decoder = parts.bicodec.stream(manner.voice.codes, manner.sampling.seed)
+    decoder = parts.bicodec.stream(manner.voice.codes, manner.sampling.seed, listener=listener)
     for code in codes:
         yield decoder.push([code])
     yield decoder.flush()

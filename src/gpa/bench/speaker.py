@@ -7,6 +7,7 @@ request at a time, and all codes of a sentence decoded again for every second of
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -80,7 +81,8 @@ def together(model: GPA) -> Speak:
 def alone(model: GPA) -> Speak:
     """One request at a time, decoded in full at every chunk; the language model and what it is asked stay the same."""
     voice, turn = _voice(model), Lock()
-    model.bicodec = cast("BiCodec", FullDecode(model.bicodec))
+    every = os.cpu_count()  # nobody else needs a processor
+    model.bicodec = cast("BiCodec", FullDecode(BiCodec(model.checkpoint.bicodec, threads=every)))
 
     def speak(text: str, seed: int) -> Iterator[Wav]:
         with turn:
@@ -101,7 +103,7 @@ class FullDecode:
         self._codec = codec
         self.sample_rate, self.frame_rate, self.token_num = codec.sample_rate, codec.frame_rate, codec.token_num
 
-    def stream(self, voice: Iterable[int], seed: int = 0) -> FullStream:
+    def stream(self, voice: Iterable[int], seed: int = 0, listener: object = None) -> FullStream:
         """See `BiCodec.stream`."""
         return FullStream(self._codec, tuple(voice), seed)
 

@@ -32,7 +32,7 @@ class Net(Protocol):
 class OpenVINONet:
     """A compiled `.onnx` or `.xml`. Calls from several threads run at once, each in an infer request of its own."""
 
-    def __init__(self, path: Path, threads: int | None, device: str, cache_dir: Path | None) -> None:
+    def __init__(self, path: Path, threads: int | None, device: str, cache_dir: Path | None, calls: int = 1) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise CheckpointError(f"{self.path} is missing: `gpa convert` writes it from the weights of a checkpoint")
@@ -40,8 +40,9 @@ class OpenVINONet:
         if device == "CPU":
             settings["INFERENCE_PRECISION_HINT"] = "f32"  # the default is bfloat16 where the CPU has it
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # the default rounds what meets int8 weights to int8 too
+            settings["ENABLE_CPU_PINNING"] = False  # every net of one thread would be pinned to the same processor
         if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+            settings["INFERENCE_NUM_THREADS"], settings["NUM_STREAMS"] = threads * calls, calls
         if cache_dir is not None:
             settings["CACHE_DIR"] = str(cache_dir)
         try:
@@ -88,11 +89,12 @@ class TorchNet:
         return {name: tensor.cpu().numpy() for name, tensor in out.items()}
 
 
-def load_net(path: Path, threads: int | None = None, device: str = "CPU", cache_dir: Path | None = None) -> Net:
+def load_net(path: Path, threads: int | None = None, device: str = "CPU", cache_dir: Path | None = None, *, calls: int = 1) -> Net:
     """Compile an `.onnx` or OpenVINO `.xml` file, once, for calls from any thread.
 
     Where it was never written, torch runs the weights beside it, if torch is installed; on a device `cuda` always.
-    threads: of one call; None leaves it to OpenVINO. cache_dir: keep the compiled net there for a faster next start.
+    threads: of one call; None leaves it to OpenVINO. calls: how many run at once, each with its `threads`; others wait.
+    cache_dir: keep the compiled net there for a faster next start.
     Raises CheckpointError for a file that is missing or damaged."""
     path = Path(path)
     weights = any((path.parent / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
@@ -100,7 +102,7 @@ def load_net(path: Path, threads: int | None = None, device: str = "CPU", cache_
         from gpa.nets.unexported import open_weights
 
         return open_weights(path, "cpu" if device == "CPU" else device)
-    return OpenVINONet(path, threads, device, cache_dir)
+    return OpenVINONet(path, threads, device, cache_dir, calls)
 
 
 @lru_cache(maxsize=1)

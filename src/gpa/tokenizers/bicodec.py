@@ -21,6 +21,7 @@ from gpa.nets.net import Net, load_net
 from gpa.tokenizers import volume
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
 from gpa.tokenizers.glm import Codes, GLMTokenizer
+from gpa.tokenizers.turns import Listener, Turns, lanes
 from gpa.tokenizers.window import MOST_SECONDS, receptive_field, samples_per_code, stretches
 
 SHORTEST = 400  # samples that wav2vec2 needs for one frame
@@ -40,6 +41,8 @@ class BiCodec:
         """`glm` gives the features where the config says `features: whisper`; else wav2vec2, inside FOLDER. Raises CheckpointError."""
         self.folder, self._glm = Path(folder), glm
         self._how = threads, device, cache_dir
+        self._lanes = lanes(self.folder / "decoder.onnx") if threads is None else (threads, 1)
+        self.turns = Turns(self._lanes[1])  # of those who decode
         config = _read(self.folder / "config.yaml")
         c = config["audio_tokenizer"]
         self.sample_rate: int = config["sample_rate"]
@@ -110,13 +113,17 @@ class BiCodec:
         lookahead: int | None = None,
         f0_scale: float = 1.0,
         longest: float = MOST_SECONDS,
+        listener: Listener | None = None,
     ) -> SpeechStream:
         """A stream that gives the samples of `decode`, as codes come.
 
         `lookahead`: codes to wait for behind those that are decoded. Fewer than `field.after` (None: exactly these) start
         earlier, but the samples differ from `decode`. `f0_scale` multiplies the pitch (source-filter heads only). `longest`:
-        seconds decoded at once; fewer are more work and less delay (of live talk). Raises CheckpointError."""
-        return SpeechStream(self, voice, seed, self.field.after if lookahead is None else lookahead, f0_scale, longest)
+        seconds decoded at once; fewer are more work and less delay (of live talk). `listener`: who heard what was said before,
+        if it is not the first of several utterances: the more that was, the more of this one may be decoded at once.
+        Raises CheckpointError."""
+        after = self.field.after if lookahead is None else lookahead
+        return SpeechStream(self, voice, seed, after, f0_scale, longest, listener or Listener())
 
     @property
     def parametric(self) -> bool:
@@ -130,7 +137,8 @@ class BiCodec:
     @cached_property
     def decoder(self) -> Net:
         """codes (1, N), voice (1, token_num), skip (2,) -> wav (1, T) or rows of all frames but those skipped at either end."""
-        return load_net(self.folder / "decoder.onnx", *self._how)
+        threads, calls = self._lanes
+        return load_net(self.folder / "decoder.onnx", threads, *self._how[1:], calls=calls)
 
     @cached_property
     def _wav2vec2(self) -> Net:
@@ -148,10 +156,13 @@ class BiCodec:
 class SpeechStream:
     """One utterance being spoken: the codes still needed, and the state of the synthesis.
 
-    It is decoded in stretches whose sizes depend on nothing but their number (gpa.tokenizers.window), each with the
-    codes around it that it depends on: so the samples do not depend on how the codes were pushed."""
+    It is decoded in stretches whose sizes depend on nothing but their number and what was said before
+    (gpa.tokenizers.window), each with the codes around it that it depends on: so the samples do not depend on how the codes
+    were pushed."""
 
-    def __init__(self, codec: BiCodec, voice: Iterable[int], seed: int, lookahead: int, f0_scale: float, longest: float) -> None:
+    def __init__(
+        self, codec: BiCodec, voice: Iterable[int], seed: int, lookahead: int, f0_scale: float, longest: float, listener: Listener
+    ) -> None:
         self._codec, self._lookahead, self._f0_scale = codec, lookahead, np.float32(f0_scale)
         self._voice = np.asarray(list(voice), np.int64)[None]
         if self._voice.shape[1] != codec.token_num:
@@ -163,7 +174,8 @@ class SpeechStream:
         self._per_frame = codec.samples_per_code // codec.field.frames_per_code
         if self._synthesis is not None:
             self._per_frame //= self._synthesis.hop_length
-        self._stretches = stretches(codec.frame_rate, longest)
+        self._listener = listener
+        self._stretches = stretches(codec.frame_rate, longest, listener.given)
         self._size = next(self._stretches)
         self._codes: Codes = np.zeros(0, np.int64)
         self._before = 0  # how many of the codes held are there for context only
@@ -195,7 +207,9 @@ class SpeechStream:
         first, last = self._before * per, (self._before + size) * per  # frames
         start, stop = max(0, first - field.head_before), min(len(window) * per, last + field.head_after)
         skip = np.array([start, len(window) * per - stop])
-        out = self._codec.decoder(codes=window[None], voice=self._voice, skip=skip)
+        with self._codec.turns.turn(self._listener.due):
+            out = self._codec.decoder(codes=window[None], voice=self._voice, skip=skip)
+        self._listener.give(size / self._codec.frame_rate)
         used = self._before + size - field.before
         self._codes, self._before = self._codes[max(0, used) :], self._before + size - max(0, used)
         part = slice((first - start) * self._per_frame, (last - start) * self._per_frame)

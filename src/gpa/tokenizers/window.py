@@ -57,12 +57,13 @@ def samples_per_code(config: dict[str, Any]) -> int:
     return int(frames * math.prod(decoder["rates"]))
 
 
-def stretches(frame_rate: float, longest: float = MOST_SECONDS) -> Iterator[int]:
+def stretches(frame_rate: float, longest: float = MOST_SECONDS, given: float = 0.0) -> Iterator[int]:
     """Numbers of codes to decode, one stretch after the other, without end; none of more than `longest` seconds.
 
-    Stretch k + 1 may be heard when stretch k is over, if speech is made GROWTH times as fast as it is played: its codes
-    take (s[1] + ... + s[k]) * GROWTH as long to say as those before, which are being played meanwhile."""
-    size, most = min(longest, FIRST_SECONDS) * frame_rate, longest * frame_rate
+    `given`: seconds that the listener was given before them. Stretch k + 1 may be heard when stretch k is over, if speech
+    is made GROWTH times as fast as it is played: what was given before a stretch takes GROWTH - 1 times as long to play as
+    was needed to make it, and a stretch is that long, and FIRST_SECONDS more."""
+    size, most = min(longest, FIRST_SECONDS + (GROWTH - 1) * given) * frame_rate, longest * frame_rate
     while True:
         yield max(1, round(size))
         size = min(most, size * GROWTH)
