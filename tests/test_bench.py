@@ -80,7 +80,7 @@ def test_what_is_installed_is_measured(folder: Path) -> None:
 
 
 def test_memory_can_be_read() -> None:
-    assert read_limit(8) > 1e8
+    assert read_limit(2, 8) > 1e8
 
 
 # --- speech ---------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ Result = subprocess.CompletedProcess[bytes]
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GPA:
     """What every verb opens; the working folder is empty."""
     made = fakes.model(tmp_path / "fake")
-    monkeypatch.setattr("gpa.pipeline.load", lambda *_: made)
+    monkeypatch.setattr("gpa.pipeline.load", lambda *_, **__: made)
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     return made

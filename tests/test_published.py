@@ -39,6 +39,7 @@ def converted(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("converted") / "GPA"
     for written in convert(published, out, "f32", "f32"):
         assert not written.note or "100.0%" in written.note or "within" in written.note
+    assert written.note.startswith("64 of 64 greedy ids are torch's")  # the language model comes last
     return out
 
 
@@ -213,6 +214,21 @@ def _write_stereo(path: Path, left: np.ndarray, right: np.ndarray) -> None:
         file.setsampwidth(2)
         file.setframerate(16_000)
         file.writeframes(np.rint(np.stack([left, right], 1) * 32768).astype("<i2").tobytes())
+
+
+def test_the_commands_take_compat(converted: Path, clip: np.ndarray, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from gpa.cli import app
+
+    (tmp_path / "clip.wav").write_bytes(audio.encode(clip, 16_000, "wav"))
+    words = [str(tmp_path / "clip.wav"), "--checkpoint", str(converted), "--json", "--compat"]
+    heard = CliRunner().invoke(app, ["asr", *words, "reference"])
+    assert heard.exit_code == 0, heard.output
+    assert len(json.loads(heard.stdout)["segments"]) == 1
+    refused = CliRunner().invoke(app, ["asr", *words, "yes"])
+    assert refused.exit_code == 1
+    assert "compat is 'yes'" in refused.output
 
 
 def test_speech_goes_on_from_a_transcribed_clip(converted: Path, clip: np.ndarray, tmp_path: Path) -> None:

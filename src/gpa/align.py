@@ -35,6 +35,7 @@ _UNITS = sorted(_PAIRS.split(), key=len, reverse=True)
 LETTERS = (*"abcdefghijklmnopqrstuvwxyz", "e$", *_UNITS)  # e$: an e that ends a word of three letters and more, mostly silent
 _SKIP = -4.0  # what it costs, in nats, to hear nothing of a unit
 _NEVER = -1e30
+_EVEN = 10.0  # of the first cepstrum, loud frames less soft ones: 5 dB (hums have at most 5.5, short words 18 and more)
 _JUMPS = 5  # 0 stay, 1 go on, 2 leave the silence out, 3 a unit, 4 both
 
 Array = NDArray[np.float64]
@@ -87,6 +88,17 @@ def words(wav: Wav, sample_rate: int, said: Sequence[str]) -> list[Time]:
         return [Time(0.0, 0.0) for _ in said]
     found = align(_acoustics(), features(wav), spelled)
     return [Time(min(a * HOP, len(wav)) / RATE, min(b * HOP, len(wav)) / RATE) for a, b in found]
+
+
+def likeness(wav: Wav) -> float:
+    """How much (T,) at RATE sounds like letters at all: log-likelihood a frame, each frame as the letter that it is most like.
+
+    Speech of good recordings has -9 to -21, of others down to -31; buzzers, bells and sirens have -22 and less. What is always
+    equally loud, as a hum is, is no speech at all (-1e30): the mean of its cepstra is taken out, and what is left looks like nothing."""
+    frames, acoustics = features(wav), _acoustics()
+    if np.subtract(*np.quantile(frames[:, 0], (0.9, 0.1))) < _EVEN:
+        return _NEVER
+    return float(acoustics.scores(frames, range(len(acoustics.means))).max(1).mean())
 
 
 def spell(word: str) -> list[str]:

@@ -58,7 +58,7 @@ class ReferenceGPA(GPA):
         if window is not None:
             return convert_live(self, sound, target, drawn, outcome, window, longest)
         wav = self._first_channel(sound) if isinstance(sound, (str, os.PathLike)) else self._whole(sound)
-        return self._spoken(prompt.vc(self.vocab, target.codes, super().encode(wav)[1]), target, drawn, outcome)
+        return self._spoken(prompt.vc(self.vocab, target.codes, self.semantic_codes(wav)), target, drawn, outcome)
 
     def _spoken(self, asked: Prompt, voice: Voice, sampling: Sampling, outcome: Outcome, speed: float = 1.0) -> Stream:
         decoder, stretcher = self.bicodec.stream(voice.codes, sampling.seed), Stretcher(speed, self.sample_rate)
@@ -72,7 +72,7 @@ class ReferenceGPA(GPA):
         of_file = isinstance(sound, (str, os.PathLike))
         clip = self._first_channel(sound) if of_file else self._whole(sound)
         codes = self.bicodec.voice(clip, "" if of_file else "peak")
-        semantic = tuple(super().encode(clip)[1]) if transcript else ()
+        semantic = tuple(self.semantic_codes(clip)) if transcript else ()
         return Voice(tuple(map(int, codes)), self.vocab.bicodec_global.size, name, transcript, semantic)
 
     def _first_channel(self, sound: Sound) -> Wav:

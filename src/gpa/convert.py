@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gpa import hub, prompt
+from gpa.engines.choose import open_engine
 from gpa.errors import MissingExtra
 from gpa.prompt import Prompt
 from gpa.vocab import Vocab
@@ -51,7 +53,7 @@ def convert(
     weights, where a published pickle becomes safetensors first. Raises CheckpointError, MissingExtra."""
     try:
         from gpa.nets.folders import check_lm, convert_pickle
-        from gpa.nets.parity import compared
+        from gpa.nets.parity import compared, compared_lm
     except ImportError as error:
         raise MissingExtra("torch", "train") from error
     checkpoint = hub.resolve(name, allow_download)
@@ -67,7 +69,17 @@ def convert(
         path = job.write((out or folder) / place, nets)
         yield Written(path, compared(job, path))
         del job  # one net at a time in memory
-    yield Written(convert_lm(folder, out or folder, engine, lm, vocab))
+    path = convert_lm(folder, out or folder, engine, lm, vocab)
+    try:
+        with closing(open_engine(path.parent, engine)) as opened:
+            yield Written(path, compared_lm(folder, opened, _spoken_and_heard(vocab)))
+    except MissingExtra as error:
+        yield Written(path, f"not compared: {error}")
+
+
+def _spoken_and_heard(vocab: Vocab) -> list[Prompt]:
+    """Short prompts of speech and of text."""
+    return [prompt.tts(vocab, range(8), "hello there"), prompt.asr(vocab, range(8), range(16))]
 
 
 def _jobs(checkpoint: hub.Checkpoint) -> Iterator[tuple[Path, Job]]:

@@ -37,7 +37,7 @@ def convert(parts: Parts, sound: Sound, target: Voice, sampling: Sampling, outco
             given += len(part)
         if not len(wav):
             break
-        codes = parts.encode(wav)[1]
+        codes = parts.semantic_codes(wav)
         bounded = replace(sampling, max_new_ids=bounds.vc_limit(len(codes)), min_new_ids=bounds.vc_floor(len(codes)))
         decoder = parts.bicodec.stream(target.codes, sampling.seed)
         for code in parts.semantic(prompt.vc(parts.vocab, target.codes, codes), bounded, outcome):
@@ -115,7 +115,7 @@ class _Live:
     def _speak(self, utterance: _Utterance, size: int) -> Wav:
         first = max(utterance.start, self._base)
         wav = self._held[first - self._base : self._at + self._ahead - self._base]
-        codes = self._parts.encode(wav)[1]
+        codes = self._parts.semantic_codes(wav)
         before = (self._at - size - first) // self._hop
         return utterance.say(codes, before, -(-size // self._hop), size, self._outcome)
 

@@ -16,8 +16,9 @@ from gpa.audio import Wav
 from gpa.engines.base import Sampling
 from gpa.parts import Outcome, Parts
 from gpa.results import Segment, Word
+from gpa.segment import Segment as Span
 from gpa.segment import Segmenter
-from gpa.sounds import SPAN, Sound
+from gpa.sounds import SPAN, Ear, Sound
 from gpa.text import sentence_case
 
 STEP = 0.08  # seconds of a live source that are looked at together
@@ -46,13 +47,13 @@ def listen(parts: Parts, sound: Sound, sampling: Sampling, words: bool = False) 
 
 def listen_live(parts: Parts, sound: Sound, sampling: Sampling, words: bool = False) -> Iterator[Segment]:
     """As `listen`, and while somebody speaks what is understood so far, as partial segments (without words)."""
-    segmenter, shown = Segmenter(SPAN, parts.sample_rate), _Shown()
+    segmenter, ear, shown = Segmenter(SPAN, parts.sample_rate), Ear(parts.sample_rate), _Shown()
     for block in sounds.steps(sound, parts.sample_rate, STEP):
-        yield from shown.finals(hear(parts, found.start, found.wav, sampling, words) for found in segmenter.push(block))
+        yield from shown.finals(hear_span(parts, ear, found, sampling, words) for found in segmenter.push(block))
         begun = segmenter.begun
         if begun is not None and shown.due(begun.end - begun.start):
-            yield from shown.partials(hear(parts, begun.start, begun.wav, sampling))
-    yield from shown.finals(hear(parts, found.start, found.wav, sampling, words) for found in segmenter.flush())
+            yield from shown.partials(hear_span(parts, ear, begun, sampling))
+    yield from shown.finals(hear_span(parts, ear, found, sampling, words) for found in segmenter.flush())
 
 
 class _Shown:
@@ -88,6 +89,13 @@ class _Shown:
 def _goes_on(before: str, text: str) -> bool:
     """Whether a text begins with the words of the one before; capitals come and go with the ends of sentences."""
     return not before or (text[: len(before)].lower() == before.lower() and not text[len(before) : len(before) + 1].isalnum())
+
+
+def hear_span(parts: Parts, ear: Ear, found: Span, sampling: Sampling, words: bool = False) -> Segment:
+    """A span of a `Segmenter` -> what is said in it: nothing, without a look at the model, where nobody speaks."""
+    if not ear.hears(found):
+        return Segment(found.start, found.end, "", 0.0)
+    return hear(parts, found.start, found.wav, sampling, words)
 
 
 def hear(parts: Parts, start: float, wav: Wav, sampling: Sampling, words: bool = False) -> Segment:

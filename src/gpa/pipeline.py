@@ -195,7 +195,7 @@ class GPA(Parts):
         if len(clip) < REFERENCE[0] * self.sample_rate or np.abs(clip).max() < SILENT:
             found = f"{len(clip) / self.sample_rate:.2f} s with a peak of {np.abs(clip).max():.4f}"
             raise AudioError(f"no voice can be heard in a clip of {found} (legal: {REFERENCE[0]:g} s and more of speech)")
-        semantic = tuple(self.encode(clip)[1]) if transcript else ()
+        semantic = tuple(self.semantic_codes(clip)) if transcript else ()
         return Voice(tuple(map(int, self.bicodec.voice(clip))), self.vocab.bicodec_global.size, name, transcript, semantic)
 
     # ---- the end ----

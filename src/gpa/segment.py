@@ -22,6 +22,8 @@ FRAME = 512  # samples at VAD_RATE: 32 ms
 CONTEXT = 64  # samples of the frame before that the net sees too
 FRAME_SECONDS = FRAME / VAD_RATE
 _BLOCK_SECONDS = 30.0  # a whole array is looked at in blocks
+_ROW = 6  # frames (0.19 s): a syllable
+_QUIET, _USUAL = 10 ** (-50 / 20), 10 ** (-23 / 20)  # RMS: the detector hears less in what is quieter than that; what speech mostly has
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,21 @@ def segments(
     for block in blocks:
         yield from segmenter.push(block)
     yield from segmenter.flush()
+
+
+def sureness(wav: Wav, sample_rate: int = VAD_RATE) -> float:
+    """How sure the detector is that (T,) holds speech, 0 .. 1: the mean probability of its likeliest 0.19 s, heard by itself
+    and, if it is quiet, louder. Raises AudioError: not a wav, illegal rate."""
+    if not np.any(wav):
+        return 0.0
+    wav = as_wav(wav, sample_rate, VAD_RATE)
+    rms = float(np.sqrt(np.mean(np.square(wav))))
+    if rms < _QUIET:
+        wav = wav * np.float32(min(_USUAL / rms, 1 / np.abs(wav).max()))
+    vad = _Vad(VAD_RATE)
+    probabilities = np.concatenate([vad.push(wav), vad.flush()])
+    row = min(_ROW, len(probabilities))
+    return float(np.convolve(probabilities, np.full(row, 1 / row), "valid").max())
 
 
 class Segmenter:

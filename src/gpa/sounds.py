@@ -11,7 +11,7 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
-from gpa import audio, segment
+from gpa import align, audio, segment
 from gpa.audio import Source, Wav
 from gpa.errors import LimitError
 from gpa.results import Speech
@@ -20,6 +20,8 @@ Sound: TypeAlias = "Source | Speech | Wav | Iterable[Wav]"
 
 BLOCK = 30.0  # seconds of a long sound that are held at once
 SPAN = 10.0  # seconds of speech that are heard at once; longer speech is cut where it is least likely
+SURE = 0.9  # of the detector (`segment.sureness`): somebody speaks
+LIKE = -21.0  # of the letters (`align.likeness`): somebody speaks, though the detector is not sure
 
 
 def blocks(sound: Sound, sample_rate: int, seconds: float = BLOCK, longest: float | None = None) -> Iterator[Wav]:
@@ -51,7 +53,7 @@ def steps(sound: Sound, sample_rate: int, seconds: float, longest: float | None 
 
 def spans(sound: Sound, sample_rate: int, longest: float | None = None) -> Iterator[tuple[float, Wav]]:
     """(start in seconds, wav) of each stretch of speech; the last one is empty and stands where the sound ends."""
-    heard = 0
+    heard, ear = 0, Ear(sample_rate)
 
     def counted() -> Iterator[Wav]:
         nonlocal heard
@@ -60,8 +62,31 @@ def spans(sound: Sound, sample_rate: int, longest: float | None = None) -> Itera
             yield wav
 
     for found in segment.segments(counted(), SPAN, sample_rate):
-        yield found.start, found.wav
+        if ear.hears(found):
+            yield found.start, found.wav
     yield heard / sample_rate, np.zeros(0, np.float32)
+
+
+class Ear:
+    """Tells in which of the spans that a `Segmenter` finds somebody speaks, so that a buzzer or a hum is not heard as words.
+
+    The detector must be sure, or else what it found must sound like letters, as one short word does. Neither knows a checkpoint."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._rate = sample_rate
+        self._start = self._until = -1.0  # of the last span in which somebody spoke
+
+    def hears(self, found: segment.Segment) -> bool:
+        """Whether somebody speaks in a span, which may still be open. What was speech stays it, and so is what goes on from its end."""
+        spoken = found.start in (self._start, self._until) or self._spoken(found.wav)
+        if spoken:
+            self._start, self._until = found.start, found.end
+        return spoken
+
+    def _spoken(self, wav: Wav) -> bool:
+        if segment.sureness(wav, self._rate) >= SURE:
+            return True
+        return align.likeness(audio.as_wav(wav, self._rate, align.RATE)) >= LIKE
 
 
 def silence(seconds: float, sample_rate: int) -> Iterator[Wav]:

@@ -40,6 +40,7 @@ class Plan:
     streams: Sequence[int] = (1, 8)
     new: int = 64  # ids of a continuation
     rounds: int = 3
+    threads: int | None = None  # of every engine, the reference's too; None: each engine's own choice, half the cores for the reference
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def measure(folder: Path, engines: Sequence[str], plan: Plan = Plan(), say: Call
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="gpa-bench-")))
         places = [_place(folder, engine, scratch) for engine in engines]
-        workers = [stack.enter_context(opened(place, engine)) for place, engine in zip(places, engines, strict=True)]
+        workers = [stack.enter_context(opened(place, engine, plan.threads)) for place, engine in zip(places, engines, strict=True)]
         reads = [bytes_per_id(folder, place, engine) for place, engine in zip(places, engines, strict=True)]
         samples: dict[tuple[str, int], list[dict[str, float]]] = {}
         limits: list[float] = []
@@ -93,7 +94,7 @@ def measure(folder: Path, engines: Sequence[str], plan: Plan = Plan(), say: Call
         peaks: dict[str, float] = {}
         for _ in range(plan.rounds):
             for streams in plan.streams:
-                limits.append(read_limit())
+                limits.append(read_limit(plan.threads or threads()))
                 for worker in workers:
                     run = worker.ask(context=CONTEXT, streams=streams, new=plan.new)
                     say(f"{worker.name}, streams: {streams}, " + ", ".join(f"{name} {value:.4g}" for name, value in run.items()))
@@ -115,7 +116,7 @@ def measure(folder: Path, engines: Sequence[str], plan: Plan = Plan(), say: Call
 def installed(folder: Path) -> list[str]:
     """The engines that can run from `folder` here, and the reference where its weights are at hand."""
     files = {REFERENCE: "model.safetensors", "openvino": "openvino_model.xml", "llama": "model.gguf", "transformers": "model.safetensors"}
-    packages = {REFERENCE: "transformers", "openvino": "openvino_genai", "llama": "xllamacpp", "transformers": "transformers"}
+    packages = {REFERENCE: "transformers", "openvino": "openvino", "llama": "xllamacpp", "transformers": "transformers"}
     return [name for name, file in files.items() if (folder / file).is_file() and find_spec(packages[name])]
 
 
@@ -128,9 +129,9 @@ def once(model: Path, engine: str) -> str:
     return f"{model.name}: {size:.1f} MB, loads in {worker.hello['load']:.1f} s, {speed}, {run['peak'] / 1e6:.0f} MB of memory"
 
 
-def opened(folder: Path, engine: str) -> Worker:
-    """A process that holds one engine."""
-    return Worker(engine, "gpa.bench.worker", str(folder), engine.split(":")[0])
+def opened(folder: Path, engine: str, limit: int | None = None) -> Worker:
+    """A process that holds one engine, with so many threads."""
+    return Worker(engine, "gpa.bench.worker", str(folder), engine.split(":")[0], *([str(limit)] if limit else []), limit=limit)
 
 
 def _place(folder: Path, engine: str, scratch: Path) -> Path:
@@ -173,9 +174,9 @@ def bytes_per_id(folder: Path, place: Path, engine: str) -> float:
     return float(layers * (stored + scale) + rows * hidden * (of_head + scale)) / 8
 
 
-def read_limit(megabytes: int = 256) -> float:
-    """Bytes that a thread reads from memory in a second of its processor while `threads()` of them read."""
-    parts = [np.ones(megabytes * (1 << 20) // 4 // threads(), np.float32) for _ in range(threads())]
+def read_limit(count: int, megabytes: int = 1024) -> float:
+    """Bytes that a thread reads from memory in a second of its processor while `count` of them read."""
+    parts = [np.ones(megabytes * (1 << 20) // 4 // count, np.float32) for _ in range(count)]
     with ThreadPoolExecutor(len(parts)) as pool:
         return max(sum(part.nbytes for part in parts) / sum(pool.map(_reading, parts)) for _ in range(3))
 

@@ -25,12 +25,14 @@ def threads() -> int:
 class Worker:
     """`python -m MODULE ARGUMENTS`, which says something when it is ready and then answers what it is asked."""
 
-    def __init__(self, name: str, module: str, *arguments: str) -> None:
+    def __init__(self, name: str, module: str, *arguments: str, limit: int | None = None) -> None:
+        """`limit`: threads of torch; None is `threads()`, for it would take every core and spin."""
         self.name, self._command = name, [sys.executable, "-m", module, *arguments]
+        self._limit = limit or threads()
 
     def __enter__(self) -> Worker:
         self._log = TemporaryFile("w+")
-        pipe, limited = subprocess.PIPE, {**os.environ, "OMP_NUM_THREADS": str(threads())}  # torch would take every core and spin
+        pipe, limited = subprocess.PIPE, {**os.environ, "OMP_NUM_THREADS": str(self._limit)}
         begun = time.perf_counter()
         self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, stderr=self._log, text=True, env=limited)
         try:

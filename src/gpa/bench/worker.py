@@ -41,12 +41,12 @@ class Batch(Protocol):
 
 
 def main() -> None:
-    """python -m gpa.bench.worker FOLDER ENGINE: see the module."""
+    """python -m gpa.bench.worker FOLDER ENGINE [THREADS]: see the module."""
     answers = process.answers()
-    folder, name = Path(sys.argv[1]), sys.argv[2]
+    folder, name, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None
     vocab = Vocab.load(folder)
     begun = time.perf_counter()
-    batch: Batch = Reference(folder) if name == REFERENCE else Streams(folder, name)
+    batch: Batch = Reference(folder) if name == REFERENCE else Streams(folder, name, limit)
     _answer(answers, {"load": time.perf_counter() - begun})
     for line in sys.stdin:
         asked = json.loads(line)
@@ -67,8 +67,8 @@ def prompt_of(vocab: Vocab, length: int) -> Prompt:
 class Streams:
     """An engine of ours, a thread for each stream."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._engine = open_engine(folder, name)
+    def __init__(self, folder: Path, name: str, limit: int | None = None) -> None:
+        self._engine = open_engine(folder, name, threads=limit)
 
     def run(self, prompt: Prompt, streams: int, new: int) -> Run:
         """See `Batch.run`."""

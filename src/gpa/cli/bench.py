@@ -22,6 +22,10 @@ def engines(
     streams: Annotated[str, typer.Option("--streams", help="How many at once, separated by commas.")] = "1,8",
     new: Annotated[int, typer.Option("--new", min=2, help="Ids of a continuation.")] = 64,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each engine; the median counts.")] = 3,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", min=0, help="Threads of every engine, the reference too; 0: its own choice, half the cores for torch."),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Measure the engines on a checkpoint's language model, beside the path of the published script."""
@@ -30,7 +34,7 @@ def engines(
 
     place = folder or embedded()
     chosen = names.split(",") if names else installed(place)
-    report = measure(place, chosen, Plan(_counts("--streams", streams), new, rounds), note)
+    report = measure(place, chosen, Plan(_counts("--streams", streams), new, rounds, threads or None), note)
     if as_json:
         print_json(asdict(report))
         return

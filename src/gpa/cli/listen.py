@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpa.cli.options import Checkpoint, EngineName, Json, note, open_model, print_json, sound_from
+from gpa.cli.options import Checkpoint, Compat, EngineName, Json, note, open_model, print_json, sound_from
 from gpa.errors import GPAError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def asr(
     words: Annotated[bool, typer.Option("--words", help="Time every word, in the JSON.")] = False,
     checkpoint: Checkpoint = "nano",
     engine: EngineName = "auto",
+    compat: Compat = "",
     json: Json = False,
 ) -> None:
     """Transcribe sounds."""
@@ -49,7 +50,7 @@ def asr(
     if out is not None:
         _make(out)
     failed = 0
-    with open_model(checkpoint, engine) as model:
+    with open_model(checkpoint, engine, compat) as model:
         for name in names:
             try:
                 _put(name, _transcribe(model, name, words), format, out, several=len(names) > 1)

@@ -25,6 +25,9 @@ SPOOL = 64 << 20  # bytes of standard input kept in memory; more go to a tempora
 
 Checkpoint: TypeAlias = Annotated[str, typer.Option("--checkpoint", "-c", help="nano, a checkpoint folder, or a published id.")]
 EngineName: TypeAlias = Annotated[str, typer.Option("--engine", help="auto, openvino, llama, transformers or vllm.")]
+Compat: TypeAlias = Annotated[
+    str, typer.Option("--compat", help="reference: hear, prompt and speak as the published code does, faults included.")
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Out: TypeAlias = Annotated[str, typer.Option("--out", "-o", help="File to write; its suffix names the format. - is stdout.")]
 AudioFormat: TypeAlias = Annotated[
@@ -34,11 +37,11 @@ VoiceName: TypeAlias = Annotated[str, typer.Option("--voice", "-v", help="A name
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same samples.")]
 
 
-def open_model(checkpoint: str, engine: str) -> GPA:
+def open_model(checkpoint: str, engine: str, compat: str = "") -> GPA:
     """Load the model that a verb asked for."""
     from gpa.pipeline import load
 
-    return load(checkpoint, engine)
+    return load(checkpoint, engine, compat=compat or None)
 
 
 def note(line: str) -> None:

@@ -12,6 +12,7 @@ import typer
 from gpa.cli.options import (
     AudioFormat,
     Checkpoint,
+    Compat,
     EngineName,
     Json,
     Out,
@@ -43,12 +44,13 @@ def tts(
     format: AudioFormat = "",
     checkpoint: Checkpoint = "nano",
     engine: EngineName = "auto",
+    compat: Compat = "",
     json: Json = False,
 ) -> None:
     """Speak a text."""
     check_out(out, json)
     words = text_from(text)
-    with open_model(checkpoint, engine) as model:
+    with open_model(checkpoint, engine, compat) as model:
         target = model.voice(voice or None)
         said = language or None
         whole = partial(model.tts, words, target, speed=speed, seed=seed, language=said, check=check)
@@ -70,13 +72,14 @@ def vc(
     format: AudioFormat = "",
     checkpoint: Checkpoint = "nano",
     engine: EngineName = "auto",
+    compat: Compat = "",
     json: Json = False,
 ) -> None:
     """Say the same in another voice."""
     check_out(out, json)
     if 0 < window < 0.16:
         raise typer.BadParameter(f"--window is {window} (legal: 0, or 0.16 to 4)")
-    with sound_from(source) as sound, open_model(checkpoint, engine) as model:
+    with sound_from(source) as sound, open_model(checkpoint, engine, compat) as model:
         target, size = model.voice(voice), window or None
         whole = partial(model.vc, sound, target, seed=seed, window=size)
         _deliver(model, whole, partial(model.stream_vc, sound, target, seed=seed, window=size), out, format, json)

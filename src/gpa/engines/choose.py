@@ -11,11 +11,12 @@ from gpa.errors import EngineError
 ENGINES = ("openvino", "llama", "transformers", "vllm")
 
 
-def open_engine(folder: Path, name: str = "auto", device: str = "auto") -> Engine:
+def open_engine(folder: Path, name: str = "auto", device: str = "auto", threads: int | None = None) -> Engine:
     """Load the language model of a checkpoint folder.
 
     auto: the first of openvino, llama and transformers whose weights lie in the folder and whose package is installed.
-    device: auto, cpu, or (transformers only) any device of torch. vllm runs on the GPU that it finds.
+    device: auto, cpu, or (transformers only) any device of torch. vllm runs on the GPU that it finds. threads: of openvino and
+    llama; None is their own choice.
     Raises EngineError, CheckpointError, MissingExtra."""
     folder = Path(folder)
     name = _first(folder) if name == "auto" else name
@@ -24,11 +25,11 @@ def open_engine(folder: Path, name: str = "auto", device: str = "auto") -> Engin
     if name == "openvino":
         from gpa.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(folder)
+        return OpenVINOEngine(folder, threads)
     if name == "llama":
         from gpa.engines.llama import LlamaEngine
 
-        return LlamaEngine(folder)
+        return LlamaEngine(folder, threads)
     if name == "vllm":
         if device == "cpu":
             raise EngineError("engine vllm runs on a GPU, found device 'cpu'")
@@ -43,6 +44,6 @@ def open_engine(folder: Path, name: str = "auto", device: str = "auto") -> Engin
 
 
 def _first(folder: Path) -> str:
-    wanted = {"openvino": ("openvino_model.xml", "openvino_genai"), "llama": ("model.gguf", "xllamacpp")}
+    wanted = {"openvino": ("openvino_model.xml", "openvino"), "llama": ("model.gguf", "xllamacpp")}
     wanted["transformers"] = ("model.safetensors", "transformers")
     return next((name for name, (file, package) in wanted.items() if (folder / file).is_file() and find_spec(package)), "openvino")

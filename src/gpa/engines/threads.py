@@ -8,6 +8,9 @@ from pathlib import Path
 BIG = 200_000_000  # bytes of weights from which a second thread pays (measured: at 20 MB it costs speed on a busy machine)
 
 
-def threads_for(weights: Path) -> int:
-    """1 for small models, half the cores for big ones: threads that wait for each other collapse where another program runs."""
-    return max(1, (os.cpu_count() or 1) // 2) if weights.stat().st_size >= BIG else 1
+def threads_for(weights: Path, least: int = 1) -> int:
+    """1 for small models; for big ones half the cores, and `least` if there are so many.
+
+    Threads that spin while they wait for each other (llama.cpp's) collapse where another program runs; those that sleep do not."""
+    cores = os.cpu_count() or 1
+    return max(min(least, cores), cores // 2) if weights.stat().st_size >= BIG else 1

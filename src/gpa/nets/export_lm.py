@@ -1,10 +1,10 @@
 """Language model -> OpenVINO IR: a transformers Qwen3 folder becomes `openvino_model.xml` and `.bin`, with numpy alone.
 
-The graph is what openvino-genai's ContinuousBatchingPipeline takes: a stateful decoder whose attention it turns
-into paged attention. Two things are ours:
+The graph is a stateful decoder as optimum writes it, whose attention the engine turns into paged attention. Two things are
+ours:
 - heads (see engines/heads.py). The id just fed chooses the head, and each multiplies by the rows of its own ids alone;
   all other logits are -inf, at full width: a repetition penalty over prompt ids finds its row.
-- `sampled_tokens_indices`. The pipeline fills this input with the rows it will sample; no other row meets the head.
+- `sampled_tokens_indices`. The rows that an id will be drawn for; no other row meets a head.
 """
 
 from __future__ import annotations

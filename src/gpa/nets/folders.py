@@ -82,6 +82,14 @@ def convert_pickle(folder: Path) -> Path | None:
     return _save(read_wav2vec2(folder).state_dict(), folder)
 
 
+def read_lm(folder: Path) -> LM:
+    """FOLDER/config.json and model.safetensors -> the language model, in eval mode. Raises CheckpointError."""
+    folder = Path(folder)
+    with unfilled():
+        net = _built(lambda: LM(LMConfig.load(folder)), folder / "config.json")
+    return _loaded(net, folder / WEIGHTS, lambda name: net.config.tie_word_embeddings and name == "lm_head.weight")
+
+
 def check_lm(folder: Path) -> None:
     """Whether FOLDER/model.safetensors holds the tensors that config.json asks for, no others. Raises CheckpointError."""
     folder = Path(folder)

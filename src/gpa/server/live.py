@@ -23,7 +23,7 @@ from gpa.results import Segment
 from gpa.segment import Segmenter
 from gpa.server import jobs
 from gpa.server.jobs import Sound, Usage
-from gpa.sounds import SPAN
+from gpa.sounds import SPAN, Ear
 from gpa.voice import Voice
 
 LONGEST = 8.0  # seconds of speech that are read at once
@@ -76,21 +76,21 @@ def hear(model: GPA, blocks: Iterator[Block], rate: int, partials: bool) -> Gene
 def _partly(model: GPA, heard: _Heard) -> Iterator[Segment]:
     """As `stream_asr` with `partials`, but an open span is read only where no sound waits: on a busy machine the finished text
     must not come later for the sake of the unfinished one."""
-    segmenter, sampling, read = Segmenter(SPAN, model.sample_rate), model.sampling("asr", None, 0), 0.0
+    segmenter, ear, sampling, read = Segmenter(SPAN, model.sample_rate), Ear(model.sample_rate), model.sampling("asr", None, 0), 0.0
     for wav in heard:
         for found in segmenter.push(wav):
             read = 0.0
-            yield listening.hear(model, found.start, found.wav, sampling)
+            yield listening.hear_span(model, ear, found, sampling)
         begun = segmenter.begun
         if begun is None or heard.behind > PROMPT:
             continue
         seconds = begun.end - begun.start
         if seconds >= max(listening.FIRST, read + listening.AGAIN, read * listening.GROWTH):
-            read, segment = seconds, listening.hear(model, begun.start, begun.wav, sampling)
+            read, segment = seconds, listening.hear_span(model, ear, begun, sampling)
             first, _, _ = segment.text.rpartition(" ")  # of the last word perhaps only a half was spoken
             yield replace(segment, text=(first or segment.text).rstrip(" .,;:?!"), partial=True)
     for found in segmenter.flush():
-        yield listening.hear(model, found.start, found.wav, sampling)
+        yield listening.hear_span(model, ear, found, sampling)
 
 
 class _Heard:
@@ -159,6 +159,10 @@ class _Ears:
         hop = self._model.sample_rate / self._model.bicodec.frame_rate
         self._new.append((_part(glm, before / self._unit, size / self._unit), _part(semantic, before / hop, size / hop)))
         return glm, semantic
+
+    def semantic_codes(self, wav: Wav) -> list[int]:
+        """Captions need the linguistic codes as well."""
+        return self.encode(wav)[1]
 
     def taken(self, given: float) -> Iterator[Codes]:
         """After each step of the conversion, which had given out so many seconds before it: what is to be read now."""
