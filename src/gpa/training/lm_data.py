@@ -9,7 +9,7 @@ codes stand in the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,13 +115,10 @@ class LMData:
         form = _choose(self.mix.asr_forms, rng)
         if task == "tts" and self.mix.reference and rng.random() < self.mix.reference:
             form = "reference"
-        chosen = sorted(self._draw(rng, task, longest_codes), key=lambda i: int(self.rows.length[i]))
-        first = int(rng.integers(len(chosen)))
         prompts: list[Prompt] = []
         members: list[int] = []
         width = 0
-        for i in chosen[first:] + chosen[:first][::-1]:  # rows of like length, starting anywhere
-            made = self._prompt(i, task, form, rng)
+        for i, made in self._of_like_length(self._draw(rng, task, longest_codes), task, form, rng):
             if len(made.ids) > self.longest:
                 continue
             if max(width, len(made.ids)) * (len(prompts) + 1) > self.budget:
@@ -132,6 +129,17 @@ class LMData:
         rows = self.rows
         courses = [course(self.vocab, task, p, int(rows.length[i]), rows.times[i]) for p, i in zip(prompts, members, strict=True)]
         return _pack(task, prompts, courses)
+
+    def _of_like_length(self, chosen: list[int], task: str, form: str, rng: np.random.Generator) -> Iterator[tuple[int, Prompt]]:
+        """Rows and their prompts from some length on, then from there down."""
+        if form == "reference":  # two utterances: how long they are together shows only when they are drawn
+            made = sorted(((i, self._prompt(i, task, form, rng)) for i in chosen), key=lambda pair: len(pair[1].ids))
+            first = int(rng.integers(len(made)))
+            yield from made[first:] + made[:first][::-1]
+            return
+        chosen = sorted(chosen, key=lambda i: int(self.rows.length[i]))
+        first = int(rng.integers(len(chosen)))
+        yield from ((i, self._prompt(i, task, form, rng)) for i in chosen[first:] + chosen[:first][::-1])
 
     def _draw(self, rng: np.random.Generator, task: str, longest_codes: int | None) -> list[int]:
         rows = self.rows
