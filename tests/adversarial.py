@@ -1,10 +1,22 @@
-"""Texts that make speech models run away, skip or fall silent: the same 2,400 at every call, of the kinds users complained about."""
+"""Texts that make speech models run away, skip or fall silent: the same 2,400 at every call, of the kinds users complained about.
+
+`push` speaks them with a model, many at a time, and tells what became of each.
+"""
 
 from __future__ import annotations
 
 import random
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from gpa import bounds
+from gpa.errors import GPAError, TextError
+from gpa.pipeline import GPA
+from gpa.speaking import pieces_of
+
+GRAIN = 0.04  # seconds that one code lasts, and by which a limit may be rounded up, for each sentence
 
 PROSE = "the river was cold and grey when morning came over small hills where nobody had walked for many long years of quiet snow"
 WORDS = PROSE.split()
@@ -23,6 +35,54 @@ def texts(count: int = 2400) -> list[str]:
     draw = random.Random(20261124)
     kinds = list(_KINDS)
     return [kinds[i % len(kinds)](draw) for i in range(count)]
+
+
+def shortened(texts: Sequence[str], characters: int = 60, whole: int = 25) -> list[str]:
+    """The texts cut to so many characters, but for every `whole`th: sentences are bounded one by one, so length proves little."""
+    return [text if i % whole == 0 else text[:characters] for i, text in enumerate(texts)]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What became of a text."""
+
+    text: str
+    expected: float = 0.0  # seconds, pauses included
+    seconds: float = 0.0  # of sound
+    sentences: int = 0
+    truncated: bool = False  # a sentence was stopped at its limit
+    looped: bool = False
+    refused: bool = False  # with an error that says what is legal
+    failed: str = ""  # any other exception
+
+    @property
+    def runaway(self) -> bool:
+        """Longer than twice what was expected."""
+        return self.seconds > bounds.SLACK * self.expected + GRAIN * self.sentences
+
+    @property
+    def empty(self) -> bool:
+        """Neither sound nor an error."""
+        return not (self.seconds or self.refused or self.failed)
+
+
+def push(model: GPA, texts: Sequence[str], streams: int = 16) -> Iterator[Said]:
+    """Speak all texts, `streams` at a time, in order."""
+    with ThreadPoolExecutor(streams) as pool:
+        yield from pool.map(lambda text: say(model, text), texts)
+
+
+def say(model: GPA, text: str) -> Said:
+    """Speak one text; no exception leaves this."""
+    try:
+        pieces = list(pieces_of(model, text, None))
+        expected = sum(piece.pause or bounds.speech_seconds(piece.text) for piece in pieces)
+        speech = model.tts(text)
+        return Said(text, expected, speech.duration, len(pieces), speech.truncated, speech.looped)
+    except TextError as error:
+        return Said(text, refused="legal" in str(error), failed="" if "legal" in str(error) else repr(error))
+    except (GPAError, ValueError, RuntimeError, LookupError, TypeError, ArithmeticError, OSError) as error:
+        return Said(text, failed=repr(error))
 
 
 def _words(draw: random.Random, least: int = 2, most: int = 12) -> str:
