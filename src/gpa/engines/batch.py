@@ -111,6 +111,7 @@ class Batch:
         except Exception as error:  # of whatever kind: the readers wait for it, and this is a thread's end
             for request in self.live:
                 self._end(request, str(error))
+        self.live = [request for request in self.live if not request.finished]
 
     def _join(self, request: Request) -> None:
         if not request.finished:
