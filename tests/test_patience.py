@@ -89,7 +89,7 @@ def test_an_iterator_that_ends_is_no_silence() -> None:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Runner:
-    settings = Settings(voices=tmp_path / "voices", concurrency=1, queue=4, queue_seconds=0.2)
+    settings = Settings(voices=tmp_path / "voices", concurrency=1, queue=4, queue_seconds=0.5)
     return Runner(Threads(fakes.model(tmp_path / "fake")), settings, Metrics())
 
 
@@ -142,6 +142,34 @@ def test_slots_come_in_order_of_arrival(runner: Runner) -> None:
         return log
 
     assert asyncio.run(run()) == ["first", "a", "c", "d", "second"]
+
+
+def test_a_burst_may_wait_and_a_line_that_stands_is_cut(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("gpa.server.runner.time.monotonic", lambda: now)
+    runner._noted = now
+
+    async def run() -> None:
+        nonlocal now
+        never, log = asyncio.Event(), list[str]()
+        held = [asyncio.ensure_future(hold(runner, never, log, "x")) for _ in range(4)]
+        await turns(5)
+        assert (runner.waiting, runner._room()) == (3, 4)
+        now += 5.0  # of the line; it counts as overload after 8
+        assert runner._room() == 4
+        now += 4.0
+        assert runner._room() == 1
+        with pytest.raises(Busy, match=r"3 wait \(legal now: 1 waiting\)"):
+            await hold(runner, never, log, "late")
+        for task in held[1:]:
+            await end(task)
+        now += 0.1  # once empty for a moment, it is still overload
+        assert runner._room() == 1
+        now += 2.0
+        assert runner._room() == 4
+        await end(held[0])
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("late", TURNS)

@@ -181,7 +181,7 @@ class Sender:
         took = time.monotonic() - began
         self.slowest = max(self.slowest, took)
         self.seen[status] += 1
-        if took > HANGS or (wrong := _improper(status, body)):
+        if (wrong := _improper(status, body)) or took > HANGS:
             self.wrong.append(f"{seed}: {took:.1f} s, {wrong}")
 
     def _post(self, path: str, fields: dict[str, str], name: str, data: bytes) -> tuple[int, bytes]:

@@ -77,6 +77,30 @@ def speech(
         typer.echo(line)
 
 
+def serve(
+    folder: Annotated[Path | None, typer.Argument(help="Checkpoint folder; default: the embedded one.")] = None,
+    engine: EngineName = "auto",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at the model at once.")] = 4,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait.")] = 16,
+    seconds: Annotated[float, typer.Option(min=0.5, help="How long the texts take to say.")] = 1.0,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of a load.")] = 200,
+    rate: Annotated[str, typer.Option("--rate", help="Loads as shares of what is served at most, separated by commas.")] = "0.8,1,2",
+    disconnects: Annotated[int, typer.Option(min=0, help="Clients that go away in the middle.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Measure the server: what it adds to the first chunk, what overload does to those who are served, what a disconnect frees."""
+    from gpa.bench.serving import Plan, measure, table
+    from gpa.hub import embedded
+
+    plan = Plan(concurrency, queue, seconds, requests, rates=_positive("--rate", rate), disconnects=disconnects)
+    report = measure(folder or embedded(), engine, plan, note)
+    if as_json:
+        print_json(asdict(report))
+        return
+    for line in table(report):
+        typer.echo(line)
+
+
 def _counts(option: str, given: str) -> tuple[int, ...]:
     numbers = _positive(option, given)
     if any(number % 1 for number in numbers):

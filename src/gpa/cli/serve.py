@@ -24,6 +24,9 @@ def serve(
     cors: Annotated[list[str] | None, typer.Option(help="Origin whose pages may call (https://example.org); repeat for more.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at the model at once.")] = 4,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; the next one is refused with 429.")] = 16,
+    burst: Annotated[
+        float, typer.Option(min=0.1, help="Seconds after which a line that stands is overload: from then on one request a slot may wait.")
+    ] = 5.0,
     per_key: Annotated[int, typer.Option(min=0, help="Requests of one key or address at once; 0: no limit.")] = 0,
     sockets: Annotated[int, typer.Option(min=1, help="WebSockets open at once, and as many connections of Wyoming.")] = 64,
     sockets_per_key: Annotated[int, typer.Option(min=0, help="Of them, of one key or address; 0: no limit.")] = 16,
@@ -49,6 +52,7 @@ def serve(
         cors=tuple(cors or ()),
         concurrency=concurrency,
         queue=queue,
+        burst_seconds=burst,
         per_key=per_key,
         sockets=sockets,
         sockets_per_key=sockets_per_key,

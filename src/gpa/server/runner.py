@@ -16,6 +16,7 @@ decoded at once, a long file) cannot be interrupted, and the next in line need n
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator
@@ -29,6 +30,7 @@ from gpa.server.work import End, Event, Function, House, Inlet, Item, Took, Work
 
 INLET = 64  # things that may wait in an inlet
 LEAVING = 0.05  # seconds that a stopped job may keep its slot
+STANDING = 0.8  # share of the last while in which somebody waited: above it, it is overload and no burst
 
 
 class Busy(GPAError):
@@ -49,6 +51,7 @@ class Runner:
         self._callers: Counter[str] = Counter()
         self._leaving: set[asyncio.Future[None]] = set()
         self._seconds = 1.0  # running mean of how long a job holds its slot
+        self._standing, self._noted = 0.0, time.monotonic()  # share of time in which somebody waited, up to when
         self.running = 0
         self.ending = 0  # jobs that were stopped, lost their slot, and end their last step; never more than there are slots
 
@@ -68,9 +71,10 @@ class Runner:
         if settings.per_key and caller and self._callers[caller] >= settings.per_key:
             self.metrics.rejected(task, "per_key")
             raise Busy(f"this key has {settings.per_key} requests under way (legal: up to {settings.per_key})", self._seconds)
-        if self.running >= settings.concurrency and self.waiting >= settings.queue:
+        room = self._room()
+        if self.running >= settings.concurrency and self.waiting >= room:
             self.metrics.rejected(task, "queue")
-            raise Busy(f"{self.running} requests run and {self.waiting} wait (legal: {settings.queue} waiting)", self._wait())
+            raise Busy(f"{self.running} requests run and {self.waiting} wait (legal now: {room} waiting)", self._wait())
         self._callers[caller] += 1
         try:
             await self._enter(task)
@@ -86,12 +90,26 @@ class Runner:
             leaving.add_done_callback(self._leaving.discard)
             await asyncio.shield(leaving)
 
+    def _room(self) -> int:
+        """How many may wait now. A burst may fill the line. One that stands is overload: as many leave it as come however long it
+        is, so it only makes everybody late, and one job a slot is enough to keep the model busy."""
+        self._note()
+        settings = self.settings
+        return settings.queue if self._standing < STANDING else min(settings.queue, settings.concurrency)
+
+    def _note(self) -> None:
+        """Before the line changes: a mean over time that forgets within `burst_seconds`."""
+        now, waits = time.monotonic(), float(bool(self._line))
+        past = math.exp((self._noted - now) / self.settings.burst_seconds)
+        self._standing, self._noted = waits + (self._standing - waits) * past, now
+
     def _wait(self) -> float:
         """When a slot may be free, in seconds, by how long jobs took lately."""
         return max(1.0, self._seconds * (self.waiting + 1) / self.settings.concurrency)
 
     async def _enter(self, task: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._note()
         self._line.append(turn)
         self._advance()
         try:
@@ -102,6 +120,7 @@ class Runner:
             raise
         finally:
             if not turn.done():
+                self._note()
                 self._line.remove(turn)
         if not turn.done():
             self.metrics.rejected(task, "wait")
@@ -109,6 +128,7 @@ class Runner:
 
     def _advance(self) -> None:
         """Give free slots to those who wait."""
+        self._note()
         while self._line and self.running < self.settings.concurrency:
             self.running += 1
             self._line.popleft().set_result(None)

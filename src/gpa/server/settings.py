@@ -25,6 +25,7 @@ class Settings:
     cors: tuple[str, ...] = ()  # origins whose pages may call; none by default
     concurrency: int = 4  # jobs at the model at once
     queue: int = 16  # jobs that may wait for a slot; the next one is refused with 429
+    burst_seconds: float = 5.0  # a line that stood for most of about that long is overload: then only `concurrency` jobs may wait
     queue_seconds: float = 30.0  # that a job waits at most
     per_key: int = 0  # jobs of one key at once, waiting ones included; 0: no such limit
     sockets: int = 64  # WebSockets that may be open at once, and as many connections of Wyoming
