@@ -122,9 +122,10 @@ class Batch:
                 request.end(str(error))
 
     def _end(self, request: Request, error: str) -> None:
-        if request.handle is not None and not request.finished:
-            self._drop(request)
-        request.end(error)
+        if not request.finished:
+            if request.handle is not None:
+                self._drop(request)
+            request.end(error)
 
     def _release(self) -> None:
         """Free the slots of closed generations now, unless a step is being made: then it is done before the next.

@@ -1,11 +1,12 @@
 """Draw: scores of the legal ids -> the next id of one generation. transformers' rules, in numpy, on legal ids alone.
 
-Nothing here is as wide as the vocabulary, and no generation knows of another: same seed, same ids.
+Nothing here is as wide as the vocabulary, and no generation knows of another: same seed, same ids. What is as wide as the
+legal ids is worked out for a whole batch at once: at each large array numpy lets other threads in, and waits for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -31,39 +32,44 @@ class Draw:
         self._random = np.random.default_rng(sampling.seed)
         self._drawn = 0
 
-    def next(self, scores: Floats) -> Token:
-        """Scores (legal,) -> an id, possibly a stop, and its log-probability."""
+    @property
+    def count(self) -> int:
+        """How many of the largest scores are drawn from."""
+        greedy = self._sampling.temperature == 0
+        return 1 if greedy else min(self._sampling.top_k or len(self._ids), len(self._ids))
+
+    def bend(self, scores: Floats) -> None:
+        """Bar stops and penalise what was seen, in place."""
         s = self._sampling
-        bent = scores
-        if self._drawn < s.min_new_ids or s.repetition_penalty != 1:
-            bent = scores.copy()
         if self._drawn < s.min_new_ids:
-            bent[self._stops] = -np.inf
+            scores[self._stops] = -np.inf
         if s.repetition_penalty != 1:
-            seen = bent[self._seen]
+            seen = scores[self._seen]
             penalty = np.float32(s.repetition_penalty)
-            bent[self._seen] = np.where(seen > 0, seen / penalty, seen * penalty)
-        place = self._pick(bent)
+            scores[self._seen] = np.where(seen > 0, seen / penalty, seen * penalty)
+
+    def pick(self, places: Places, scores: Floats) -> int:
+        """One of `places` by their scores: temperature, then top_k, then the smallest head of mass top_p."""
+        s = self._sampling
+        if len(places) == 1:
+            return int(places[0])
+        best = np.argsort(-scores, kind="stable")[: self.count]
+        shares = _softmax(scores[best] / s.temperature)
+        before = shares.cumsum() - shares
+        shares[before >= s.top_p] = 0.0
+        ends = shares.cumsum()
+        return int(places[best[np.searchsorted(ends, self._random.random() * ends[-1], "right").clip(0, np.flatnonzero(shares)[-1])]])
+
+    def take(self, place: int, logprob: float) -> Token:
+        """The id there; it counts as drawn."""
         self._seen[place] = True
         self._drawn += 1
-        return Token(int(self._ids[place]), float(scores[place] - _log_sum(scores)))
+        return Token(int(self._ids[place]), logprob)
 
     @property
     def full(self) -> bool:
         """Whether no further id may be drawn."""
         return self._drawn >= self._sampling.max_new_ids
-
-    def _pick(self, scores: Floats) -> int:
-        """Place of the drawn score: temperature, then top_k, then the smallest head of mass top_p."""
-        s = self._sampling
-        if s.temperature == 0:
-            return int(scores.argmax())
-        places = _best(scores, s.top_k or len(scores))
-        shares = _softmax(scores[places] / s.temperature)
-        before = shares.cumsum() - shares
-        shares[before >= s.top_p] = 0.0
-        ends = shares.cumsum()
-        return int(places[np.searchsorted(ends, self._random.random() * ends[-1], "right").clip(0, np.flatnonzero(shares)[-1])])
 
     def _places(self, ids: Sequence[int]) -> Places:
         """Where those of `ids` stand that are legal."""
@@ -73,26 +79,47 @@ class Draw:
         return found
 
 
-def _best(scores: Floats, count: int) -> Places:
-    """Places of the `count` largest scores, largest first, of equal ones the first."""
-    if count < len(scores):
-        least = np.partition(scores, len(scores) - count)[len(scores) - count]
-        places = np.flatnonzero(scores >= least)
-    else:
-        places = np.arange(len(scores))
-    return places[np.argsort(-scores[places], kind="stable")][:count]
+def draw(draws: Sequence[Draw], scores: Sequence[Floats]) -> list[Token]:
+    """Scores (legal,) of each generation -> an id for each, possibly a stop, and its log-probability."""
+    tokens: dict[int, Token] = {}
+    for size in {len(row) for row in scores}:
+        which = [i for i, row in enumerate(scores) if len(row) == size]
+        drawn = _together([draws[i] for i in which], np.stack([scores[i] for i in which]))
+        tokens.update(zip(which, drawn, strict=True))
+    return [tokens[i] for i in range(len(draws))]
+
+
+def _together(draws: Sequence[Draw], scores: Floats) -> Iterator[Token]:
+    """Scores (B, legal) -> an id for each row; they are bent."""
+    most = scores.max(1)
+    logs = most + np.log(np.exp(scores - most[:, None]).sum(1, dtype=np.float64))
+    plain = scores.copy()
+    for one, row in zip(draws, scores, strict=True):
+        one.bend(row)
+    places = [one.pick(found, row[found]) for one, found, row in zip(draws, _best(draws, scores), scores, strict=True)]
+    for i, (one, place) in enumerate(zip(draws, places, strict=True)):
+        yield one.take(place, float(plain[i, place] - logs[i]))
+
+
+def _best(draws: Sequence[Draw], scores: Floats) -> list[Places]:
+    """Places of the `count` largest scores of each row, and of those that equal the last of them."""
+    found: dict[int, Places] = {}
+    for count in {one.count for one in draws}:
+        which = [i for i, one in enumerate(draws) if one.count == count]
+        rows = scores[which]
+        if count == 1:
+            found.update(zip(which, rows.argmax(1)[:, None], strict=True))
+            continue
+        least = np.partition(rows, rows.shape[1] - count, axis=1)[:, rows.shape[1] - count]
+        of, places = np.nonzero(rows >= least[:, None])
+        found.update(zip(which, np.split(places, np.searchsorted(of, range(1, len(which)))), strict=True))
+    return [found[i] for i in range(len(draws))]
 
 
 def _softmax(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     shares = np.exp(scores.astype(np.float64) - float(scores.max()))
     normed: NDArray[np.float64] = shares / shares.sum()
     return normed
-
-
-def _log_sum(scores: Floats) -> float:
-    """Logarithm of the sum of their exponentials."""
-    most = scores.max()
-    return float(most + np.log(np.exp(scores - most).sum(dtype=np.float64)))
 
 
 @lru_cache(maxsize=16)

@@ -1,26 +1,22 @@
 """vLLM on a GPU: continuous batching shared by all callers.
 
-Scheduling, the paged cache and sampling are vLLM's. What is ours is as in the OpenVINO engine: each generation has its own
-queue, and whichever caller needs an id next runs one step for everybody. vLLM's tokenizer is never loaded.
+Scheduling, the paged cache and sampling are vLLM's; who steps it, and when, is gpa.engines.batch. vLLM's tokenizer is never loaded.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from gpa.engines.base import Context, Sampling, Token
+from gpa.engines.batch import Batch, Request
 from gpa.engines.card import check_ids, ids_of
 from gpa.engines.heads import merge
 from gpa.errors import CheckpointError, EngineError, LimitError, MissingExtra
-
-CLOSED = "this engine is closed"
 
 
 class VLLMEngine:
@@ -64,9 +60,7 @@ class VLLMEngine:
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{folder} cannot be loaded by vLLM: {error}") from error
         self._size, self._longest = config.model_config.get_vocab_size(), longest
-        self._lock = Lock()  # holds the engine and `_live`
-        self._live: dict[str, _Request] = {}
-        self._left: deque[str] = deque()  # closed by their reader, still in the engine
+        self._batch = Batch(self._add, self._drop, self._step)
         self._numbers = count()
 
     def generate(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
@@ -74,31 +68,17 @@ class VLLMEngine:
         check_ids(prompt.context, self._size)
         if len(prompt.context) + sampling.max_new_ids > self._longest:
             raise LimitError(f"{len(prompt.context)} ids and {sampling.max_new_ids} new ones exceed {self._longest}: shorten the prompt")
-        return self._stream(prompt, sampling)
+        return self._batch.read(Request((prompt, sampling)), frozenset(prompt.stop))
 
     def close(self) -> None:
         """Free the model; running generations end with an EngineError."""
-        with self._lock:
-            if self._engine is not None:
-                self._engine.abort_request(list(self._live))
-                for request in self._live.values():
-                    request.finished, request.error = True, CLOSED
-                self._live.clear()
-                self._engine.engine_core.shutdown()
-                self._engine = None
+        self._batch.close(self._free)
 
-    def _stream(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
-        name, request = self._submit(prompt, sampling)
-        stop = frozenset(prompt.stop)
-        try:
-            while (token := self._next(request)) is not None and token.id not in stop:
-                yield token
-        finally:
-            if not request.finished:
-                self._left.append(name)
-            self._release()
+    def _free(self) -> None:
+        self._engine.engine_core.shutdown()
+        self._engine = None
 
-    def _submit(self, prompt: Context, sampling: Sampling) -> tuple[str, _Request]:
+    def _asked(self, prompt: Context, sampling: Sampling) -> Any:
         wanted = {
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
@@ -114,78 +94,33 @@ class VLLMEngine:
             "detokenize": False,
             "output_kind": self._delta,
         }
-        with self._lock:
-            name, request = str(next(self._numbers)), _Request()
-            try:
-                self._open().add_request(name, {"prompt_token_ids": list(prompt.context)}, self._params(**wanted))
-            except (ValueError, RuntimeError) as error:
-                raise EngineError(f"vLLM refuses {sampling}: {error}") from error
-            self._live[name] = request
-        return name, request
+        return self._params(**wanted)
 
-    def _open(self) -> Any:
-        if self._engine is None:
-            raise EngineError(CLOSED)
-        return self._engine
-
-    def _next(self, request: _Request) -> Token | None:
-        """The next id of a request, or None after its last; steps the engine while there is none."""
-        while not request.tokens and not request.finished:
-            with self._lock:
-                if not request.tokens and not request.finished:  # else another caller's step brought it
-                    self._step()
-        if request.tokens:
-            return request.tokens.popleft()
-        if request.error:
-            raise EngineError(request.error)
-        return None
-
-    def _step(self) -> None:
-        """One step of the whole batch. The caller holds the lock."""
-        engine = self._open()
-        self._abort(engine)
+    def _add(self, request: Request) -> None:
+        prompt, sampling = request.asked
+        request.handle = str(next(self._numbers))
         try:
-            outputs = engine.step() if engine.has_unfinished_requests() else ()
+            self._engine.add_request(request.handle, {"prompt_token_ids": list(prompt.context)}, self._asked(prompt, sampling))
+        except (ValueError, RuntimeError) as error:
+            raise EngineError(f"vLLM refuses {sampling}: {error}") from error
+
+    def _drop(self, request: Request) -> None:
+        self._engine.abort_request([request.handle])
+
+    def _step(self, live: list[Request]) -> None:
+        try:
+            outputs = self._engine.step() if self._engine.has_unfinished_requests() else ()
         except RuntimeError as error:
-            for request in self._live.values():
-                request.finished, request.error = True, f"vLLM failed: {error}"
             raise EngineError(f"vLLM failed: {error}") from error
+        named = {request.handle: request for request in live}
         for output in outputs:
-            live = self._live.get(output.request_id)
-            if live is not None:
+            request = named.get(output.request_id)
+            if request is not None:
                 new = output.outputs[0]
-                live.tokens += (Token(id, ranks[id].logprob) for id, ranks in zip(new.token_ids, new.logprobs or (), strict=True))
+                for id, ranks in zip(new.token_ids, new.logprobs or (), strict=True):
+                    request.tokens.put(Token(id, ranks[id].logprob))
                 if output.finished:
-                    live.finished = True
-                    del self._live[output.request_id]
-
-    def _abort(self, engine: Any) -> None:
-        while self._left:
-            name = self._left.popleft()
-            engine.abort_request([name])
-            self._live.pop(name, None)
-
-    def _release(self) -> None:
-        """Free the slots of closed generations now, unless another caller is at it (who will, before its next step).
-
-        Never waits: this also runs when the garbage collector closes a generation, perhaps inside a step."""
-        while self._left and self._lock.acquire(blocking=False):
-            try:
-                if self._engine is None:
-                    self._left.clear()
-                else:
-                    self._abort(self._engine)
-            finally:
-                self._lock.release()
-
-
-class _Request:
-    """What vLLM has brought for one generation."""
-
-    def __init__(self) -> None:
-        self.tokens: deque[Token] = deque()
-        self.finished = False
-        self.error = ""
+                    request.end()
 
 
 @lru_cache(maxsize=64)
