@@ -347,7 +347,7 @@ def test_no_voice_is_mixed_up(tmp_path: Path) -> None:
     class Voiced(fakes.Codec):
         """Sounds like the voice's first code, whatever is said."""
 
-        def stream(self, voice: Sequence[int], seed: int = 0) -> fakes.Decoder:
+        def stream(self, voice: Sequence[int], seed: int = 0, **how: object) -> fakes.Decoder:
             decoder = fakes.Decoder()
             decoder.push = lambda codes: np.full(fakes.HOP * len(codes), voice[0] / 20, np.float32)  # type: ignore[method-assign]
             decoder.flush = lambda: np.zeros(0, np.float32)  # type: ignore[method-assign]

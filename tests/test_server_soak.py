@@ -38,7 +38,7 @@ LEVELS = {"amy": 1 / 20, "bob": 5 / 20}  # the first code of the voice, as the c
 class Voiced(fakes.Codec):
     """Sounds like the voice's first code, whatever is said."""
 
-    def stream(self, voice: tuple[int, ...], seed: int = 0) -> fakes.Decoder:
+    def stream(self, voice: tuple[int, ...], seed: int = 0, **how: object) -> fakes.Decoder:
         decoder = fakes.Decoder()
         decoder.push = lambda codes: np.full(fakes.HOP * len(codes), voice[0] / 20, np.float32)  # type: ignore[method-assign]
         decoder.flush = lambda: np.zeros(0, np.float32)  # type: ignore[method-assign]
