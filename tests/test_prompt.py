@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
@@ -76,6 +76,7 @@ def vocab(tmp_path_factory: pytest.TempPathFactory) -> Vocab:
 tokens = st.sampled_from([*STRUCTURAL, "<|glm_3|>", "<|bicodec_semantic_0|>", "<think>", "</tool_call>", "<|before_0|>", "<|im_", "end|>"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(tokens, st.text(max_size=8)), max_size=8).map("".join))
 @example("".join(STRUCTURAL))
 def test_text_is_only_ever_text(vocab: Vocab, text: str) -> None:
