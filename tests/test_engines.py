@@ -291,7 +291,7 @@ def test_int8_ids_do_not_depend_on_the_batch(checkpoint: Checkpoint, tmp_path: P
     together = [head + list(r) for head, r in zip(first, running, strict=True)]
     assert [ids(x) for x in together] == [ids(x) for x in alone]
     for a, b in zip(alone, together, strict=True):
-        np.testing.assert_allclose([t.logprob for t in a], [t.logprob for t in b], atol=1e-5 if threads == 1 else 1e-3)
+        np.testing.assert_allclose([t.logprob for t in a], [t.logprob for t in b], atol=1e-5)
 
 
 def test_a_missing_or_damaged_export_says_what_to_do(checkpoint: Checkpoint, tmp_path: Path) -> None:
