@@ -5,7 +5,7 @@ FROM python:3.12-slim
 COPY . /src
 RUN pip install --no-cache-dir '/src[server]' && rm -rf /src \
     && useradd --uid 10001 --create-home gpa && install -d -o gpa /voices
-USER gpa
+USER 10001
 ENV GPA_OFFLINE=1 PYTHONUNBUFFERED=1
 VOLUME /voices
 EXPOSE 8000
