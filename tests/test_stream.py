@@ -248,6 +248,27 @@ def test_the_cost_of_a_second_is_constant_in_the_length(codecs: dict[str, BiCode
     assert decoded(3600) <= decoded(60) <= 1.2 * decoded(3600)
 
 
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_later_seconds_of_an_utterance_cost_the_same(codecs: dict[str, BiCodec], flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes that the net is given for a code, of the stretches that lie in 10 to 20 s against those in 50 to 60 s; only the
+    short stretches at the beginning cost more."""
+    codec = codecs[flavour]
+    net, seen = codec.decoder, list[int]()
+    monkeypatch.setitem(codec.__dict__, "decoder", lambda codes, **rest: seen.append(codes.shape[1]) or net(codes=codes, **rest))
+    stream = codec.stream(range(codec.token_num))
+    costs: list[tuple[float, float]] = []  # second, codes for a code
+    codes = codes_of(round(60 * codec.frame_rate))
+    done, step = 0, round(codec.frame_rate / 5)
+    for start in range(0, len(codes), step):
+        size = len(stream.push(codes[start : start + step])) / codec.samples_per_code
+        if len(seen) > len(costs):
+            costs.append((done / codec.frame_rate, seen[-1] / size))
+            done += round(size)
+    early, late = (np.mean([cost for second, cost in costs if a <= second < a + 10]) for a in (10, 50))
+    assert early == pytest.approx(late, rel=0.1)
+    assert costs[0][1] > late
+
+
 utterances = st.lists(st.floats(0.1, 12.0), min_size=1, max_size=12)
 
 

@@ -180,13 +180,17 @@ def _cells(case: Case) -> list[str]:
     return [case.way, loop, str(case.streams), f"{case.audio_s:.1f}", *first, *factor, *flow, f"{case.rss_mb:.0f}", str(case.failed)]
 
 
-def plot(report: Report, file: Path) -> None:
-    """Draw TTFC (P50, and P99 dashed) and RTF over the streams to `file`, whose suffix names the format. Raises MissingExtra."""
+def figures() -> Any:
+    """matplotlib's figures. Raises MissingExtra."""
     try:
-        figures: Any = import_module("matplotlib.figure")
+        return import_module("matplotlib.figure")
     except ImportError as error:
         raise MissingExtra("matplotlib", "plot") from error
-    figure = figures.Figure(figsize=(10, 4), layout="constrained")
+
+
+def plot(report: Report, file: Path) -> None:
+    """Draw TTFC (P50, and P99 dashed) and RTF over the streams to `file`, whose suffix names the format. Raises MissingExtra."""
+    figure = figures().Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     groups = sorted({(case.way, case.loop, case.seconds) for case in report.cases})
     for color, group in enumerate(groups):

@@ -60,9 +60,11 @@ def speech(
     as_json: Json = False,
 ) -> None:
     """Measure speech under load: first chunk, real-time factor, gaps, throughput, memory, cold start."""
-    from gpa.bench.speech import Plan, measure, plot, table
+    from gpa.bench.speech import Plan, figures, measure, plot, table
     from gpa.hub import embedded
 
+    if plot_to is not None:
+        figures()  # before minutes of measuring
     rates = _positive("--rate", rate) if rate else ()
     plan = Plan(_counts("--streams", streams), _positive("--seconds", seconds), rates, requests, baseline)
     report = measure(folder or embedded(), engine, plan, note)
