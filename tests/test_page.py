@@ -6,28 +6,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
 import fakes
+from chromium import SPEECH, axe, browser, microphone, record, saved, violations, watched
 from gpa import audio
 from gpa.server.access import hashed
 from gpa.server.app import ROUTERS, create_app
 from gpa.server.page import policy
 from gpa.server.settings import Settings
 
-SPEECH = Path(__file__).parent / "data" / "speech.opus"
 HTML = (files("gpa.server") / "static" / "index.html").read_text(encoding="utf-8")
 SCRIPT = re.findall(r"<script[^>]*>(.*?)</script>", HTML, re.DOTALL)[0]
 VOID = {"meta", "link", "input", "hr", "br", "path", "rect"}
@@ -176,40 +172,9 @@ def test_a_page_with_two_scripts_has_no_policy() -> None:
 # ---- in a browser ----
 
 
-@contextmanager
-def browser(mic: Path) -> Iterator[Any]:
-    """Chromium, with a microphone that plays a file over and over."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is there")
-    args = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    args += ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={mic}"]
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=program, args=args)
-        try:
-            yield found
-        finally:
-            found.close()
-
-
 @pytest.fixture
 def mic(tmp_path: Path) -> Path:
-    wav = audio.decode(SPEECH.read_bytes(), 48_000)
-    audio.save(tmp_path / "mic.wav", np.concatenate([wav, np.zeros(48_000, np.float32)]), 48_000)
-    return tmp_path / "mic.wav"
-
-
-def saved(page: Any, button: str) -> bytes:
-    with page.expect_download() as download:
-        page.click(button)
-    return Path(download.value.path()).read_bytes()
-
-
-def record(page: Any, panel: str, seconds: float) -> None:
-    page.click(f"#{panel}-source .record")
-    page.wait_for_timeout(1000 * seconds)
-    page.click(f"#{panel}-source .record")
+    return microphone(tmp_path)
 
 
 @pytest.mark.slow
@@ -219,10 +184,7 @@ def test_every_panel_in_a_browser(tmp_path: Path, mic: Path) -> None:
     with browser(mic) as chromium, served(fakes.model(tmp_path / "fake"), tmp_path / "voices") as server:
         page = chromium.new_context(viewport={"width": 360, "height": 740}, permissions=["microphone"]).new_page()
         page.set_default_timeout(60_000)
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: request.url.startswith((server.url, "blob:", "data:")) or wrong.append(request.url))
+        wrong = watched(page, server.url)
         page.goto(server.url)
         speaks(page)
         listens(page)
@@ -277,16 +239,49 @@ def converts(page: Any) -> None:
 
 def makes_a_voice(page: Any) -> None:
     page.click("#tab-voices")
-    page.locator("#phrase", has_text="I agree that").wait_for()
+    page.locator("#phrase", has_text="I agree.").wait_for()
     page.click("#make")
     assert "no name" in page.inner_text("#voices-note")
     page.fill("#voice-name", "Kathleen")
     record(page, "voice", 4)
     page.click("#make")
-    page.locator("li.made", has_text="Kathleen").wait_for()
+    page.locator("li.made .hear.on", has_text="Kathleen").wait_for()  # it introduces itself
+    page.locator("#hear-stats b").nth(1).wait_for()
+    page.locator(".hear.on").wait_for(state="detached")
+    page.click(".hear >> nth=1")
+    page.locator(".hear.on >> nth=0").wait_for()
+    page.click(".hear.on")  # again: stop
+    page.locator(".hear.on").wait_for(state="detached")
     page.click("li.made .danger")
     page.click("li.made .danger")
     page.locator("li.made").wait_for(state="detached")
+
+
+@pytest.mark.slow
+def test_axe_finds_nothing_in_a_browser(tmp_path: Path, mic: Path) -> None:
+    from live import served
+
+    source = axe(tmp_path)
+    with browser(mic) as chromium, served(fakes.model(tmp_path / "fake"), tmp_path / "voices") as server:
+        for scheme in ("light", "dark"):
+            page = chromium.new_context(color_scheme=scheme, permissions=["microphone"], reduced_motion="reduce").new_page()
+            page.set_default_timeout(60_000)
+            page.goto(server.url)
+            page.evaluate(source)  # the page's own policy lets no other script in
+            assert not violations(page)
+            speaks(page)
+            assert not violations(page)
+            listens(page)
+            assert not violations(page)
+            page.click("#tab-convert")
+            page.click("#convert")  # of nothing: a note
+            page.locator("#convert-note b").wait_for()
+            assert not violations(page)
+            page.click("#tab-voices")
+            page.locator("#phrase", has_text="I agree.").wait_for()
+            page.locator(".hear >> nth=0").click()
+            page.locator("#hear-stats b").nth(1).wait_for()
+            assert not violations(page)
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ def test_a_voice_needs_its_consent(locked: Live) -> None:
     assert consent().json()["error"]["param"] == "phrase"
     assert consent(phrase="phr_unknown").status_code == 400
     phrase = HTTP.post(f"{locked.url}/v1/audio/voice_consents/phrases", headers=bearer()).json()
-    assert len(phrase["text"].split()) == 13
+    assert len(phrase["text"].split()) == 10
     assert consent(phrase=phrase["id"]).json()["error"]["code"] == "consent_not_understood"
     assert consent(phrase=phrase["id"]).json()["error"]["param"] == "phrase", "a phrase serves once"
     theirs = HTTP.post(f"{locked.url}/v1/audio/voice_consents/phrases", headers=bearer(OTHER)).json()

@@ -17,21 +17,18 @@ from numpy.typing import NDArray
 from gpa.evaluation.metrics import cer
 from gpa.voice import Voice
 
+WORDS = 8  # of a phrase
 LIFE = 600.0  # seconds that a phrase may be used, once
 MOST = 1000  # phrases at a time; the oldest goes first
-WRONG = 40.0  # per cent of the characters that may be heard otherwise: another phrase of these words differs in about 75
+WRONG = 48.0  # per cent of the characters that may be heard otherwise; of another phrase 54 and more in 99 % (experiments/consent)
 ALIKE = 0.75  # of `likeness`: 5 % of pairs of clips of one human fall below, and 81 % of pairs of two (nano, 25 speakers, 4 clips each)
 LEVELS = 4  # of one digit of a global code: codes are mixed numbers of a finite scalar quantizer (SparkTTS, 2025)
 
-_SLOTS = (  # of a sentence that nobody has said before: ordinary words, in an order that is easy to read aloud; 31 bits
-    "old young tall quiet happy clever little famous friendly hungry lucky tired brave careful gentle polite",
-    "teacher doctor farmer sailor painter dancer singer soldier driver baker lawyer poet student neighbor captain hunter",
-    "carried painted counted followed borrowed collected delivered discovered described forgot repaired remembered",
-    "two three four five six seven eight nine ten eleven twelve twenty",
-    "letters candles baskets ladders pictures bottles flowers rabbits horses lemons blankets mirrors tickets hammers",
-    "behind under near across beside above",
-    "yellow purple golden silver orange wooden broken empty frozen narrow distant ancient",
-    "bridge garden kitchen station market river castle mountain village window library harbor island forest",
+_WORDS = (
+    "river window garden morning paper silver mountain seven orange coffee bridge winter doctor music yellow table ocean market "
+    "summer letter kitchen forest number simple travel island happy evening better purple village corner dinner animal butter "
+    "twenty listen station shadow pocket rabbit castle finger hammer ladder magnet needle pepper ribbon sister thunder "
+    "uncle velvet water basket candle dragon engine feather golden harbor jacket"
 )
 
 
@@ -69,9 +66,10 @@ class Phrases:
 
 
 def phrase(draw: Random) -> str:
-    """To be read aloud in one breath: "I agree that the old teacher carried seven letters across the narrow bridge." """
-    adjective, who, did, count, what, where, colour, place = (draw.choice(slot.split()) for slot in _SLOTS)
-    return f"I agree that the {adjective} {who} {did} {count} {what} {where} the {colour} {place}."
+    """To be read aloud: "I agree. River window garden morning, paper silver mountain seven." A sentence would be understood a
+    little better, but sentences share words, so that more of the wrong ones would pass (experiments/consent)."""
+    words = draw.sample(_WORDS.split(), WORDS)
+    return f"I agree. {' '.join(words[:4]).capitalize()}, {' '.join(words[4:])}."
 
 
 def misheard(phrase: str, heard: str) -> float:

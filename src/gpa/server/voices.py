@@ -114,9 +114,10 @@ def _same_voice(consenting: Voice, sample: Voice) -> None:
 
 @router.post(PHRASES)
 async def new_phrase(desk: TheDesk, who: Who) -> dict[str, Any]:
-    """A random phrase to be recorded; it may be used once, within ten minutes."""
+    """A random phrase to be recorded; it may be used once, within ten minutes. `required`: no voice is made without."""
     phrase = desk.phrases.new(who)
-    return {"object": "audio.voice_consent_phrase", "id": phrase.id, "text": phrase.text, "expires_in": round(consent.LIFE)}
+    facts = {"id": phrase.id, "text": phrase.text, "expires_in": round(consent.LIFE), "required": desk.settings.asks_consent}
+    return {"object": "audio.voice_consent_phrase", **facts}
 
 
 @router.post("/v1/audio/voice_consents")
