@@ -41,6 +41,7 @@ class OpenVINONet:
             settings["INFERENCE_PRECISION_HINT"] = "f32"  # the default is bfloat16 where the CPU has it
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # the default rounds what meets int8 weights to int8 too
             settings["ENABLE_CPU_PINNING"] = False  # every net of one thread would be pinned to the same processor
+            settings["CPU_RUNTIME_CACHE_CAPACITY"] = 128  # the default keeps what it prepared for 5,000: every new length of sound stays
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"], settings["NUM_STREAMS"] = threads * calls, calls
         if cache_dir is not None:
