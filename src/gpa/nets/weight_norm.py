@@ -39,6 +39,14 @@ class NormedConvTranspose1d(nn.ConvTranspose1d):
         self.weight_g, self.weight_v = _split(self, self.weight)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """(B, inputs, T) -> (B, outputs, T * stride)."""
-        out: Tensor = F.conv_transpose1d(x, _joined(self.weight_g, self.weight_v), self.bias, self.step, self.cut)
-        return out
+        """(B, inputs, T) -> (B, outputs, T * stride).
+
+        Written as a plain convolution that gives all `stride` samples of a step at once, which then stand side by side:
+        OpenVINO multiplies a transposed one out in full and adds the overlaps, which takes several times as long."""
+        weight = _joined(self.weight_g, self.weight_v)
+        weight = F.pad(weight, (0, -weight.shape[-1] % self.step)).unflatten(-1, (-1, self.step))  # (inputs, outputs, taps, stride)
+        taps = weight.shape[2]
+        kernel = weight.flip(2).permute(1, 3, 0, 2).flatten(0, 1)  # (outputs * stride, inputs, taps)
+        steps = F.conv1d(x, kernel, padding=taps - 1)
+        out = steps.unflatten(1, (-1, self.step)).transpose(2, 3).flatten(2)[..., self.cut : self.cut + self.step * x.shape[-1]]
+        return out if self.bias is None else out + self.bias[:, None]
