@@ -27,6 +27,7 @@ class Codec:
     sample_rate = 16_000
     frame_rate = 25.0
     token_num = 4
+    own_features = False
 
     def encode(self, features: Wav) -> Wav:
         return np.arange(-(-len(features) // 2)) % 32

@@ -80,12 +80,8 @@ class Parts:
         return glm.tolist(), self.bicodec.encode(wav if features is None else features).tolist()
 
     def semantic_codes(self, wav: Wav) -> list[int]:
-        """Semantic codes alone: the linguistic tokenizer stays unloaded where the codec has features of its own."""
-        return self.bicodec.encode(wav).tolist() if self._codec_hears else self.encode(wav)[1]
-
-    @cached_property
-    def _codec_hears(self) -> bool:
-        return bool(hub.codec_config(self.checkpoint).get("features", "wav2vec2") == "wav2vec2")
+        """Semantic codes alone: a linguistic tokenizer that the codec does not need stays unloaded."""
+        return self.bicodec.encode(wav).tolist() if self.bicodec.own_features else self.encode(wav)[1]
 
     def tokens(self, asked: Prompt, sampling: Sampling, loop: bounds.Loop, outcome: Outcome) -> Iterator[Token]:
         """Ids as the engine draws them. Ends, and frees the engine's slot, at the stop, at `max_new_ids` or in a loop."""

@@ -48,5 +48,5 @@ class NormedConvTranspose1d(nn.ConvTranspose1d):
         taps = weight.shape[2]
         kernel = weight.flip(2).permute(1, 3, 0, 2).flatten(0, 1)  # (outputs * stride, inputs, taps)
         steps = F.conv1d(x, kernel, padding=taps - 1)
-        out = steps.unflatten(1, (-1, self.step)).transpose(2, 3).flatten(2)[..., self.cut : self.cut + self.step * x.shape[-1]]
+        out: Tensor = steps.unflatten(1, (-1, self.step)).transpose(2, 3).flatten(2)[..., self.cut : self.cut + self.step * x.shape[-1]]
         return out if self.bias is None else out + self.bias[:, None]

@@ -55,7 +55,7 @@ class BiCodec:
         self._reference_samples = int(self.sample_rate * config["ref_segment_duration"]) // self.samples_per_code * self.samples_per_code
         self._level = volume.rule(config, "quantile" if config.get("volume_normalize") else "none")
         self._head: dict[str, Any] = c["decoder"]
-        self._own_features = config.get("features", "wav2vec2") == "wav2vec2"
+        self.own_features = config.get("features", "wav2vec2") == "wav2vec2"  # and so encodes a wav by itself
         self.voice_codebook_size = math.prod(c["speaker_encoder"]["fsq_levels"])
         made = samples_per_code(config)
         if made != self.samples_per_code:
@@ -75,7 +75,7 @@ class BiCodec:
 
     def _features(self, wav: Wav) -> NDArray[np.float32]:
         """wav (T,) -> features (frames, C)."""
-        if self._own_features:
+        if self.own_features:
             if len(wav) < SHORTEST:
                 return np.zeros((0, 0), np.float32)
             features: NDArray[np.float32] = self._wav2vec2(wav=self._level(np.asarray(wav, np.float32))[None])["features"][0]
