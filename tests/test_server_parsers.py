@@ -223,7 +223,7 @@ def test_another_phrase_is_no_consent() -> None:
     assert consent.misheard(texts[0], texts[0].lower()) == 0
     assert consent.misheard(texts[0], "") == 100
     replayed = [consent.misheard(one, other) for one, other in pairwise(texts)]
-    assert sum(cer <= consent.WRONG for cer in replayed) < 0.01 * len(replayed)  # read without a slip, and yet of so many words a phrase has eight
+    assert sum(cer <= consent.WRONG for cer in replayed) < 0.01 * len(replayed)
 
 
 # ---- damaged sounds ----
