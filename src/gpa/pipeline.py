@@ -126,7 +126,7 @@ class GPA(Parts):
     def stream_asr(
         self, sound: Sound, *, sampling: Sampling | None = None, words: bool = False, partials: bool = False
     ) -> Iterator[Segment]:
-        """Transcribe segment by segment; silence gives none. Memory stays flat over hours.
+        """Transcribe segment by segment; silence gives none. Sound is forgotten once it was heard.
 
         words: time every word. partials: while somebody speaks, give what is understood so far too: segments marked `partial`,
         of the same `start`, the first 0.6 s after speech began. A text goes on from the one before it, or is marked `revised`.

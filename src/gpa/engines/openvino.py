@@ -135,5 +135,6 @@ def _properties(folder: Path, threads: int | None, exact: bool) -> dict[str, Any
         "INFERENCE_NUM_THREADS": threads or threads_for((folder / XML).with_suffix(".bin"), least=2),
         "ENABLE_CPU_PINNING": False,  # every net of one thread would be pinned to the same processor
         "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 where the CPU has it
+        "CPU_RUNTIME_CACHE_CAPACITY": 128,  # the default keeps what it prepared for 5,000: every new length of a prompt stays
         "KV_CACHE_PRECISION": "f32" if exact else "f16",  # with the default u8 an id depends on its batch
     }
