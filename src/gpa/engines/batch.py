@@ -1,7 +1,7 @@
 """One batch, many readers: a thread steps it while somebody needs ids, and ends when nobody does.
 
-So a model goes on while its readers are busy with what they have, at most AHEAD ids in advance of each. Engines whose
-batching is a library's own say how to add a request, drop one and make a step; the rest is here.
+So a model goes on while its readers are busy with what they have, at most AHEAD ids in advance of each. An engine
+says how to add a request, drop one and make a step; the rest is here.
 """
 
 from __future__ import annotations
