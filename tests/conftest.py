@@ -12,7 +12,7 @@ from gpa.vocab import Vocab
 from gpa.voice import Voice
 
 # these compare with torch in nearly every test; others ask for a checkpoint, and are skipped without it
-collect_ignore = [] if find_spec("torch") else ["test_golden.py", "test_nets.py", "test_stream.py", "test_tokenizers.py"]
+collect_ignore = [] if find_spec("torch") else ["test_golden.py", "test_nets.py", "test_restore.py", "test_stream.py", "test_tokenizers.py"]
 
 
 def _make(folder: Path, flavour: str) -> Path:

@@ -25,7 +25,7 @@ from gpa.training.checkpoint import learning_rate
 from gpa.training.codec import CodecRecipe, CodecRun
 from gpa.training.codec_data import LETTERS, CodecData
 from gpa.training.guide import WIDTHS, course
-from gpa.training.jobs import CodecJob, read_job
+from gpa.training.jobs import CodecJob, averaged, read_job
 from gpa.training.lm import LMRecipe, LMRun, Scorer
 from gpa.training.lm_data import DEFAULT_MIX, LMData, Rows
 from gpa.training.losses import Codebook, straight_through
@@ -287,7 +287,7 @@ def test_codec_run_learns_and_resumes(packs, tmp_path):
     for name, value in run.trainer.state_dict().items():
         assert torch.equal(value, resumed.trainer.state_dict()[name]), name
     only_sound = CodecRecipe(steps=1, batch=2, freeze_codes=True)
-    frozen = CodecRun(config, packs, tmp_path / "decoder", only_sound, tmp_path / "codec" / "state.pt")
+    frozen = CodecRun(config, packs, tmp_path / "decoder", only_sound, averaged(tmp_path / "codec"))
     codes_before = frozen.trainer.codec.quantizer.codebook.weight.clone()
     list(frozen.run())
     assert torch.equal(frozen.trainer.codec.quantizer.codebook.weight, codes_before)

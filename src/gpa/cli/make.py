@@ -209,6 +209,19 @@ def assemble(
     note(f"{out}: next, gpa convert {out}")
 
 
+def restore(
+    folder: Annotated[str, typer.Argument(help="Checkpoint: a folder, a published id, or nano, the embedded one.")],
+    out: OutFolder,
+) -> None:
+    """Write the weights of a checkpoint that holds exports alone, to train on from it: `init` in a recipe takes such folders."""
+    _require_torch()
+    from gpa import hub
+    from gpa.nets.restore import restore as write
+
+    anew = write(hub.resolve(folder).folder, out)
+    note(f"{out}: not in the exports, and so at start values: {len(anew)} tensors of the codec's postnet, which only training reads")
+
+
 def _require_torch() -> None:
     from importlib.util import find_spec
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from openvino import Model, Node
 
 Precision = Literal["f32", "f16", "int8", "int4"]
+WEIGHTS_OF = "weights of "  # begins the name of the node of a matrix or a norm; names and rows follow
 GROUP = 128  # numbers that share one scale in int4, where rows can be cut so; 64 took 15 % longer
 
 
@@ -180,12 +181,19 @@ class _Builder:
         mean = ops.reduce_mean(ops.power(x, np.float32(2)), [-1], keep_dims=True)
         root = ops.sqrt(ops.add(mean, np.float32(self.shape.rms_norm_eps)))
         normed = ops.multiply(x, ops.divide(np.float32(1), root))
-        return ops.multiply(normed, self.weights[f"{name}.weight"].astype(np.float32))
+        weight = ops.constant(self.weights[f"{name}.weight"].astype(np.float32))
+        return ops.multiply(normed, self._named(weight, f"{name}.weight"))
 
     def _linear(self, x: Node, *names: str) -> Node:
-        value = np.concatenate([self.weights[f"{name}.weight"] for name in names])
+        names = tuple(f"{name}.weight" for name in names)
+        value = np.concatenate([self.weights[name] for name in names])
         weight = self._packed(value) if self.precision == "int4" else self._stored(value)
-        return self.ops.matmul(x, weight, False, True)
+        return self.ops.matmul(x, self._named(weight, *names), False, True)
+
+    def _named(self, weight: Node, *names: str) -> Node:
+        """The node of these weights, one below the other, with a name that tells (see `rows_of`)."""
+        weight.set_friendly_name(WEIGHTS_OF + " ".join(f"{name}:{len(self.weights[name])}" for name in names))
+        return weight
 
     def _several(self, x: Node, *names: str) -> list[Node]:
         """Products of one x with several matrices, made as one: fewer and longer ones read memory faster."""
@@ -204,7 +212,7 @@ class _Builder:
 
     def _table(self, name: str, rows: NDArray[np.int64] | None = None) -> Node:
         """The (chosen rows of the) matrix `name` as float32."""
-        return self._stored(self.weights[name] if rows is None else self.weights[name][rows])
+        return self._named(self._stored(self.weights[name]), name) if rows is None else self._stored(self.weights[name][rows])
 
     def _stored(self, value: NDArray[Any]) -> Node:
         """A matrix as float32, stored in the precision of the export."""
@@ -251,6 +259,12 @@ class _Builder:
     def _nothing(self, rows: Node, width: int) -> Node:
         """(rows, width) of -inf."""
         return self.ops.broadcast(np.float32(-np.inf), self.ops.concat([rows, [width]], 0))
+
+
+def rows_of(node: str) -> dict[str, int]:
+    """Name of a node of weights -> how many rows of it each weight is, from the top down."""
+    pairs = (said.rsplit(":", 1) for said in node.removeprefix(WEIGHTS_OF).split(" "))
+    return {name: int(rows) for name, rows in pairs}
 
 
 def quantize_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -6,7 +6,7 @@ through the postnet, the pitch contour, and speaker classification of the d-vect
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,14 +133,16 @@ class CodecTrainer(nn.Module):
 class CodecRun:
     """One training run on disk: OUT/state.pt."""
 
-    def __init__(self, config: dict[str, Any], data: Path, out: Path, recipe: CodecRecipe, init: Path | None = None) -> None:
+    def __init__(
+        self, config: dict[str, Any], data: Path, out: Path, recipe: CodecRecipe, init: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.recipe = recipe
         self.corpus = CodecData(data)
         self.weights = self.corpus.weights(recipe.shares)
         torch.manual_seed(recipe.seed)
         self.trainer = CodecTrainer(config, recipe, len(self.corpus.classes))
         if init is not None:
-            load_matching(self.trainer, torch.load(init, weights_only=True)["average"])
+            load_matching(self.trainer, dict(init))
         codec = self.trainer.codec
         sounding = (codec.speaker_encoder, codec.prenet, codec.postnet, codec.decoder, self.trainer.classifier)
         parts = sounding if recipe.freeze_codes else (self.trainer,)

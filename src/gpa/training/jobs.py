@@ -12,6 +12,7 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
@@ -20,7 +21,9 @@ from torch import Tensor
 from gpa import strict
 from gpa.errors import CheckpointError, GPAError, MissingExtra
 from gpa.nets.bicodec import BiCodec
+from gpa.nets.folders import WEIGHTS
 from gpa.nets.lm_config import LMConfig
+from gpa.nets.weights import Weights
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
 from gpa.training.alignment import Aligner
 from gpa.training.carry import carry_over
@@ -33,6 +36,7 @@ from gpa.training.tokenize import PackTokenizer
 from gpa.vocab import write_character_tokenizer
 
 STATE = "state.pt"
+CODEC = "codec."  # the codec among what trains it
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class CodecJob:
     packs: str  # folder of packs with features
     out: str
     recipe: CodecRecipe = field(default_factory=CodecRecipe)
-    init: str | None = None  # folder of a run whose average starts this one
+    init: str | None = None  # folder of a run, or of a checkpoint's BiCodec, that starts this one
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class LMJob:
     out: str
     shape: LMShape
     recipe: LMRecipe = field(default_factory=LMRecipe)
-    init: str | None = None  # folder of a run on the same utterances in other codes, whose average starts this one
-    init_shards: str | None = None  # the shards of that run; None: the same codes
+    init: str | None = None  # folder of a run, or of a checkpoint, that starts this one
+    init_shards: str | None = None  # shards of the same utterances in the codes of that start; None: the same codes
 
 
 def read_job(path: Path, kind: type[strict.T]) -> strict.T:
@@ -99,8 +103,10 @@ def read_job(path: Path, kind: type[strict.T]) -> strict.T:
 def train_codec(path: Path, work: Path) -> Iterator[dict[str, float]]:
     """Run or resume a CodecJob; yields mean losses."""
     job = read_job(path, CodecJob)
-    init = work / job.init / STATE if job.init else None
-    yield from CodecRun(_yaml(path.parent / job.net), work / job.packs, work / job.out, job.recipe, init).run()
+    init = averaged(work / job.init) if job.init else {}
+    if init and not any(name.startswith(CODEC) for name in init):  # of a checkpoint, without what trained it
+        init = {CODEC + name: value for name, value in init.items()}
+    yield from CodecRun(_yaml(path.parent / job.net), work / job.packs, work / job.out, job.recipe, init or None).run()
 
 
 def train_linguistic(path: Path, work: Path) -> Iterator[dict[str, float]]:
@@ -137,29 +143,34 @@ def prepare_features(codec: Path, glm: Path, packs: list[Path]) -> Iterator[Path
 
 def tokenise(codec_job: Path, glm_job: Path, work: Path, packs: list[Path], out: Path) -> Iterator[tuple[Path, int]]:
     """Packs -> shards in `out`, and the times of their letters, with the averages of two trained tokenizers; yields each
-    shard and its utterances."""
+    shard and its utterances. Tokenizers of a checkpoint come without a reader, and so without times."""
     tokenizer = PackTokenizer(trained_codec(codec_job, work), trained_glm(glm_job, work))
-    aligner = Aligner(tokenizer.codec.quantizer, trained_reader(codec_job, work))
+    reader = trained_reader(codec_job, work)
+    aligner = Aligner(tokenizer.codec.quantizer, reader) if reader else None
     out.mkdir(parents=True, exist_ok=True)
     for pack in packs:
         shard = out / f"{pack.stem}.npz"
-        tokenizer.tokenise_pack(pack, shard)
-        yield shard, aligner.align_shard(shard)
+        rows = tokenizer.tokenise_pack(pack, shard)
+        if aligner is not None:
+            aligner.align_shard(shard)
+        yield shard, rows
 
 
 def trained_codec(path: Path, work: Path) -> BiCodec:
     """The averaged codec of a job, its codes back on the unit sphere that training keeps them on."""
     job = read_job(path, CodecJob)
     codec = BiCodec(_yaml(path.parent / job.net))
-    codec.load_state_dict(averaged(work / job.out, "codec."))
+    codec.load_state_dict(averaged(work / job.out, CODEC))
     with torch.no_grad():
         codec.quantizer.codebook.weight.copy_(F.normalize(codec.quantizer.codebook.weight, dim=-1))
     return codec.eval()
 
 
-def trained_reader(path: Path, work: Path) -> Reader:
-    """The averaged CTC reader that trained the codec of a job."""
+def trained_reader(path: Path, work: Path) -> Reader | None:
+    """The averaged CTC reader that trained the codec of a job; None where the job's folder is a checkpoint's."""
     job = read_job(path, CodecJob)
+    if not (work / job.out / STATE).exists():
+        return None
     reader = Reader(_yaml(path.parent / job.net)["audio_tokenizer"]["quantizer"]["input_dim"])
     reader.load_state_dict(averaged(work / job.out, "reader."))
     return reader.eval()
@@ -178,7 +189,11 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def averaged(folder: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The weight average of a run, of the names that begin with `prefix`, without it. Raises CheckpointError."""
+    """The weight average of a run, of the names that begin with `prefix`, without it; or, where FOLDER is no run's but a net's of
+    a checkpoint with weights (`gpa train restore`), those. Raises CheckpointError."""
+    if not (folder / STATE).exists() and (folder / WEIGHTS).is_file():
+        weights = Weights(folder / WEIGHTS)
+        return {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
     try:
         state = torch.load(folder / STATE, weights_only=True, map_location="cpu")["average"]
     except OSError as error:
