@@ -15,9 +15,9 @@ from gpa.nets.export import export_bicodec, export_glm
 from gpa.nets.export_lm import export_openvino
 from gpa.nets.fake import tiny_bicodec, tiny_glm, write_random_checkpoint
 from gpa.nets.folders import read_bicodec, read_glm, write_bicodec, write_glm
-from gpa.nets.restore import lm_weights, onnx_weights, restore
 from gpa.nets.weights import Weights
 from gpa.training.jobs import averaged
+from gpa.training.restore import lm_weights, onnx_weights, restore
 from gpa.vocab import Vocab
 
 NETS = ("", "BiCodec", "glm-4-voice-tokenizer")

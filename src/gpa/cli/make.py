@@ -216,7 +216,7 @@ def restore(
     """Write the weights of a checkpoint that holds exports alone, to train on from it: `init` in a recipe takes such folders."""
     _require_torch()
     from gpa import hub
-    from gpa.nets.restore import restore as write
+    from gpa.training.restore import restore as write
 
     anew = write(hub.resolve(folder).folder, out)
     note(f"{out}: not in the exports, and so at start values: {len(anew)} tensors of the codec's postnet, which only training reads")
