@@ -138,6 +138,17 @@ def test_eval_reports_every_task(ears: Callable[..., tuple[int, str, str]], reco
     assert out.startswith("task")
 
 
+def test_eval_speaks_in_the_voices_of_strangers(ears: Callable[..., tuple[int, str, str]], recordings: Path) -> None:
+    sentences = recordings.parent / "sentences.txt"
+    sentences.write_text("a b\nc d\n")
+    code, out, _ = ears("-o", str(recordings.parent / "r.json"), "--text", str(sentences), "--strangers", f"people={recordings}")
+    assert code == 0
+    assert {line.split()[0] for line in out.splitlines()[1:]} == {"clone"}
+    code, _, err = ears("-o", "r.json", "--strangers", f"people={recordings}")
+    assert code == 2
+    assert "nothing to say" in err
+
+
 def test_eval_needs_something_to_measure(ears: Callable[..., tuple[int, str, str]]) -> None:
     assert ears("-o", "r.json")[0] == 2
     code, _, err = ears("-o", "r.json", "--clips", "humans")

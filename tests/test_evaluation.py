@@ -193,6 +193,21 @@ def test_a_perfect_model_scores_perfectly():
     ]
 
 
+def test_strangers_speak_each_in_the_voice_of_a_clip():
+    tasks = run.Tasks(clone=lambda text, reference: np.resize(reference, 3000))
+    long = [run.Clip(np.resize(clip.wav, 9 * run.SAMPLE_RATE), clip.text, clip.speaker) for clip in CLIPS[:2]]
+    report = run.evaluate("toy", tasks, JUDGES, {}, ["one two three"] * 3, strangers={"people": long})
+    assert [(row.task, row.set, row.metric, row.estimate.count) for row in report.scores] == [
+        ("clone", "people", "wer", 3),
+        ("clone", "people", "dnsmos", 3),
+        ("clone", "people", "similarity", 3),
+    ]
+    assert values(report, "clone") == {"wer": 0, "dnsmos": 3, "similarity": 1}
+    heard = []
+    run.evaluate("toy", run.Tasks(clone=lambda text, wav: heard.append(len(wav)) or wav[:3000]), JUDGES, {}, ["one"], strangers={"a": long})
+    assert heard == [5 * run.SAMPLE_RATE]
+
+
 def test_a_silent_model_scores_worst_and_does_not_crash():
     empty = np.zeros(0, np.float32)
     tasks = run.Tasks(reconstruct=lambda wav: empty, asr=lambda wav: "", vc=lambda source, reference: np.zeros(9, np.float32))

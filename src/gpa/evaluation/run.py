@@ -24,6 +24,7 @@ from gpa.evaluation.metrics import Estimate
 Wav = NDArray[np.float32]
 
 SAMPLE_RATE = 16_000
+REFERENCE_SECONDS = 5  # of a stranger's clip, from which a voice is made
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Tasks:
     tts: Callable[[str, str], Wav] | None = None  # text, name of a voice
     asr: Callable[[Wav], str] | None = None
     vc: Callable[[Wav, Wav], Wav] | None = None  # source, reference of the target voice
+    clone: Callable[[str, Wav], Wav] | None = None  # text, reference of the voice
 
 
 class Speech(Protocol):
@@ -130,7 +132,7 @@ def _audible(wav: Wav) -> bool:
 class Score:
     """One line of a report."""
 
-    task: str  # "source" (the judges on the untouched clips), "codec", "tts", "asr", "vc"
+    task: str  # "source" (the judges on the untouched clips), "codec", "tts", "clone" (tts in the voice of a clip), "asr", "vc"
     set: str  # of clips, or the name of a voice
     metric: str
     estimate: Estimate
@@ -174,10 +176,12 @@ def evaluate(
     sets: Mapping[str, Sequence[Clip]],
     sentences: Sequence[str] = (),
     voices: Mapping[str, Wav | None] | None = None,
+    strangers: Mapping[str, Sequence[Clip]] | None = None,
 ) -> Report:
     """Put every task to the test: codec, asr and vc on each set of clips, tts with each voice on the sentences.
 
-    `voices`: name -> reference wav that the result should sound like, or None. Raises ValueError on an empty set."""
+    `voices`: name -> reference wav that the result should sound like, or None. `strangers`: sets of clips whose voices speak the
+    sentences too, a clip for each sentence in turn. Raises ValueError on an empty set."""
     scores: list[Score] = []
     for label, clips in sets.items():
         scores += _of_sources(judges, label, clips)
@@ -190,6 +194,11 @@ def evaluate(
     if tasks.tts is not None:
         for voice, reference in (voices or {}).items():
             scores += _of_tts(judges, voice, reference, sentences, [tasks.tts(text, voice) for text in sentences])
+    if tasks.clone is not None:
+        for label, clips in (strangers or {}).items():
+            references = [clips[i % len(clips)].wav[: REFERENCE_SECONDS * SAMPLE_RATE] for i in range(len(sentences))]
+            wavs = [tasks.clone(text, reference) for text, reference in zip(sentences, references, strict=True)]
+            scores += _of_strangers(judges, label, references, sentences, wavs)
     return Report(name, judges.packed, tuple(scores))
 
 
@@ -200,6 +209,7 @@ def tasks_of(model: Model, reconstruct: Callable[[Wav], Wav] | None = None) -> T
         tts=lambda text, voice: _at_rate(model.tts(text, voice=voice)),
         asr=lambda wav: model.asr(wav).text,
         vc=lambda wav, reference: _at_rate(model.vc(wav, voice=model.voice(reference))),
+        clone=lambda text, reference: _at_rate(model.tts(text, voice=model.voice(reference))),
     )
 
 
@@ -240,6 +250,14 @@ def _of_tts(judges: Judges, voice: str, reference: Wav | None, sentences: Sequen
         return rows
     alike = judges.embed(wavs) @ judges.embed([reference])[0]
     return rows + _rows("tts", voice, similarity=metrics.mean(alike.tolist()))
+
+
+def _of_strangers(judges: Judges, label: str, references: Sequence[Wav], sentences: Sequence[str], wavs: Sequence[Wav]) -> list[Score]:
+    rows = _rows("clone", label, wer=judges.wer(wavs, sentences), dnsmos=judges.mos(wavs))
+    if judges.embedder is None:
+        return rows
+    alike = (judges.embed(wavs) * judges.embed(references)).sum(1)
+    return rows + _rows("clone", label, similarity=metrics.mean(alike.tolist()))
 
 
 def _of_vc(judges: Judges, label: str, clips: Sequence[Clip], vc: Callable[[Wav, Wav], Wav]) -> list[Score]:

@@ -31,6 +31,7 @@ class LMRecipe:
     steps: int = 20_000
     rate: float = 2e-3
     warmup: int = 200
+    decay: float = 1 / 3  # share of the steps, the last ones, over which the rate falls
     budget: int = 2600  # ids a batch and worker
     seed: int = 0
     guide: float = 0.5
@@ -129,7 +130,14 @@ class LMRun:
             self.lm.load_state_dict(init)
         self.scorer = Scorer(self.lm, vocab, recipe.compile)
         schedule = Schedule(
-            recipe.steps, recipe.rate, recipe.warmup, clip=1.0, seed=recipe.seed, weight_decay=recipe.weight_decay, meet=recipe.meet
+            recipe.steps,
+            recipe.rate,
+            recipe.warmup,
+            recipe.decay,
+            clip=1.0,
+            seed=recipe.seed,
+            weight_decay=recipe.weight_decay,
+            meet=recipe.meet,
         )
         self.loop = Loop(self.lm, out, schedule)
         self._batches: Iterator[LMBatch] = iter(())
