@@ -42,7 +42,7 @@ def test_permuted_codes_leave_every_score_as_it_was(rows, tmp_path: Path):
     write_shard(new, renamed)
     vocab = write_character_tokenizer(tmp_path, **SIZES)
     torch.manual_seed(0)
-    before, after = (LM(LMConfig(vocab.size, 16, 32, 2, 2, 1, 8)) for _ in range(2))
+    before, after = (LM(LMConfig(16, 32, 2, 2, 1, 8, vocab.size)) for _ in range(2))
     after.load_state_dict(carry_over(before.state_dict(), vocab, [old], [new]))
     for task in ("asr", "tts", "vc"):
         losses = [

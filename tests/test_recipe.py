@@ -24,6 +24,7 @@ from gpa.nets.bicodec import BiCodec  # noqa: E402
 from gpa.nets.fake import tiny_bicodec, tiny_glm  # noqa: E402
 from gpa.nets.folders import check_lm, read_bicodec, read_glm  # noqa: E402
 from gpa.nets.lm import LM  # noqa: E402
+from gpa.nets.lm_config import LMShape  # noqa: E402
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig  # noqa: E402
 from gpa.training import jobs  # noqa: E402
 from gpa.training.assemble import ReleaseJob, assemble  # noqa: E402
@@ -91,7 +92,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, d
     codec = tiny_bicodec("nano")["audio_tokenizer"]
     voices = int(np.prod(codec["speaker_encoder"]["fsq_levels"]))
     vocab = write_character_tokenizer(work / "words", tiny_glm("nano")["quantize_vocab_size"], voices, codec["quantizer"]["codebook_size"])
-    states["lm"] = save(work / "lm", LM(jobs.LMShape(**SHAPE).config(vocab.size)))
+    states["lm"] = save(work / "lm", LM(LMShape(**SHAPE).config(vocab.size)))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(work / "words" / name, work / "lm" / name)
     return work, states

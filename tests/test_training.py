@@ -62,7 +62,7 @@ def vocab(tmp_path_factory: pytest.TempPathFactory):
 
 
 def tiny_lm(vocab) -> LMConfig:
-    return LMConfig(vocab.size, 16, 32, 3, 2, 1, 8)
+    return LMConfig(16, 32, 3, 2, 1, 8, vocab.size)
 
 
 def test_shard_gives_back_what_was_written(shard):

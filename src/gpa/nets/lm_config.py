@@ -11,16 +11,26 @@ from gpa.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class LMConfig:
-    """The numbers that the net needs (names as there)."""
+class LMShape:
+    """Size of a model whose vocabulary is not known yet: what a recipe says of one (names as there)."""
 
-    vocab_size: int
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
+
+    def config(self, vocab_size: int) -> LMConfig:
+        """The numbers of such a model over a vocabulary."""
+        return LMConfig(**vars(self), vocab_size=vocab_size)
+
+
+@dataclass(frozen=True)
+class LMConfig(LMShape):
+    """The numbers that the net needs."""
+
+    vocab_size: int
     rope_theta: float = 10_000.0
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True

@@ -7,7 +7,7 @@ line; the net's configuration is relative to the job. Unknown keys are refused.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from gpa import strict
 from gpa.errors import CheckpointError, GPAError, MissingExtra
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.folders import WEIGHTS
-from gpa.nets.lm_config import LMConfig
+from gpa.nets.lm_config import LMShape
 from gpa.nets.weights import Weights
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
 from gpa.training.alignment import Aligner
@@ -58,22 +58,6 @@ class LinguisticJob:
     packs: str
     out: str
     recipe: LinguisticRecipe = field(default_factory=LinguisticRecipe)
-
-
-@dataclass(frozen=True)
-class LMShape:
-    """Size of a new language model: what a recipe says of `LMConfig`, the rest follows from the tokenizers."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-
-    def config(self, vocab_size: int) -> LMConfig:
-        """The numbers of such a model over a vocabulary."""
-        return LMConfig(vocab_size=vocab_size, **asdict(self))
 
 
 @dataclass(frozen=True)
