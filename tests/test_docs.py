@@ -81,16 +81,26 @@ def test_ci_runs_the_second_command() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-PAGES = ["README.md", "CHANGELOG.md", "recipes/nano/README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+DOCS = sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md"))
+PAGES = ["README.md", "CHANGELOG.md", "recipes/nano/README.md", *DOCS]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_the_docs_name_is_there(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
-        assert link.startswith("http") or ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
+    for link, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
+        if not link.startswith("http"):
+            target = (ROOT / page).parent / link if link else ROOT / page
+            assert target.exists(), f"{page} links to {link}"
+            assert not heading or heading in anchors(target), f"{page} links to {link}#{heading}"
     for path in re.findall(r"\b(?:src/gpa|tests|docs|recipes|\.ci)/[\w./-]*\w", text):
         assert (ROOT / path).exists(), f"{page} names {path}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_licence_is_the_whole_text() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import fakes
 import gpa
 from gpa import audio, hub, watermark
 from gpa.errors import CheckpointError
-from gpa.server.app import create_app
+from gpa.server.app import ROUTERS, create_app
 from gpa.server.desk import OPENAI_VOICES
 from gpa.server.settings import Settings
 
@@ -85,6 +86,24 @@ async def test_speech_refused(client: httpx.AsyncClient, change: dict[str, objec
     assert error["type"] == "invalid_request_error"
 
 
+async def test_wrong_addresses_are_told(client: httpx.AsyncClient) -> None:
+    """Most of all to somebody who left out /v1."""
+    lost = await client.post("/audio/speech", json={})
+    assert lost.status_code == 404
+    assert "below /v1" in lost.json()["error"]["message"]
+    asked = await client.get("/v1/audio/speech")
+    assert (asked.status_code, asked.headers["allow"]) == (405, "POST")
+    assert set(asked.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_no_request_waits_for_a_thread() -> None:
+    """FastAPI runs plain functions on threads of a pool, which a busy machine is slow to start."""
+    for router in ROUTERS:
+        for route in router.routes:
+            calls = [route.endpoint, *(one.call for one in route.dependant.dependencies)]  # type: ignore[attr-defined]
+            assert all(map(inspect.iscoroutinefunction, calls)), route.path  # type: ignore[attr-defined]
+
+
 async def test_health_and_metrics(client: httpx.AsyncClient) -> None:
     assert (await client.get("/health/live")).status_code == 200
     assert (await client.get("/health/ready")).json() == {"status": "ready", "running": 0, "waiting": 0}
@@ -112,7 +131,7 @@ async def transcribe(client: httpx.AsyncClient, data: bytes = CLIP, name: str = 
 
 
 async def test_json(client: httpx.AsyncClient) -> None:
-    answer = await transcribe(client, include=["logprobs"], language="en", temperature="0", prompt="names")
+    answer = await transcribe(client, include=["logprobs"], temperature="0", **{"languages[]": ["de", "en-US"]}, prompt="names")
     assert answer.headers["content-type"].startswith("application/json")
     body = answer.json()
     assert body["text"] == "Hello there."
@@ -167,6 +186,7 @@ async def test_silence_is_no_text(client: httpx.AsyncClient) -> None:
         ({"response_format": "diarized_json"}, CLIP, 400, "response_format"),
         ({"response_format": "xml"}, CLIP, 400, "response_format"),
         ({"language": "tlh"}, CLIP, 400, "language"),
+        ({"languages[]": ["tlh", "de"]}, CLIP, 400, "language"),
         ({"timestamp_granularities[]": "letter"}, CLIP, 400, "timestamp_granularities"),
         ({}, b"", 400, "file"),
         ({}, b"no sound at all", 400, "file"),

@@ -1,14 +1,10 @@
 # ruff: noqa: E402  (the extra `server` and the clients may be missing)
-"""Real clients and the requests that others send, unchanged, against a live server; and the examples of docs/server.md."""
+"""Real clients and the requests that others send, unchanged, against a live server."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +15,9 @@ pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 
+import pydantic
+
+import clients
 import fakes
 from gpa import audio, hub
 from live import Live, served
@@ -100,6 +99,34 @@ def test_openai_voices(client: openai.OpenAI) -> None:
     assert client.audio.speech.create(model="tts-1", voice={"id": voice.id}, input="Hi.").content
     assert client.audio.voices.delete(voice.id).deleted
     assert client.audio.voice_consents.delete(kept.id).deleted
+
+
+def test_answers_have_the_types_of_the_sdk(http: httpx.Client) -> None:
+    """Read strictly, where the SDK itself takes what comes."""
+    from openai.types import audio as types
+
+    def asked(path: str, files: dict[str, object], **form: object) -> str:
+        answer = http.post(f"/v1/audio/{path}", data=form, files=files)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    sound = {"file": CLIP}
+    types.Transcription.model_validate_json(asked("transcriptions", sound, model="x", **{"include[]": "logprobs"}), strict=True)
+    both = {"timestamp_granularities[]": ["word", "segment"]}
+    whole = asked("transcriptions", sound, model="x", response_format="verbose_json", **both)
+    read = types.TranscriptionVerbose.model_validate_json(whole, strict=True)
+    assert read.words
+    assert read.segments
+    events = asked("transcriptions", sound, model="x", stream="true", **{"include[]": "logprobs"}).split("\n\n")
+    kinds = pydantic.TypeAdapter(types.TranscriptionStreamEvent)
+    for line in filter(None, events):
+        assert line == "data: [DONE]" or kinds.validate_json(line.removeprefix("data: "), strict=True).logprobs  # type: ignore[union-attr]
+    consent = types.VoiceConsent.model_validate_json(asked("voice_consents", {"recording": CLIP}, name="me", language="en-US"), strict=True)
+    voice = types.Voice.model_validate_json(asked("voices", {"audio_sample": CLIP}, name="me", consent=consent.id), strict=True)
+    types.VoiceDeleted.model_validate_json(http.delete(f"/v1/audio/voices/{voice.id}").text, strict=True)
+    gone = http.delete(f"/v1/audio/voice_consents/{consent.id}").text
+    types.VoiceConsentDeleted.model_validate_json(gone, strict=True)
+    openai.types.Model.model_validate_json(http.get("/v1/models/tts-1").text, strict=True)
 
 
 @pytest.mark.filterwarnings("ignore:deprecated")
@@ -199,68 +226,7 @@ def test_home_assistant_languages(http: httpx.Client) -> None:
         assert http.post("/v1/audio/transcriptions", data=form, files={"file": ("a.wav", CLIP)}).status_code == 200, language
 
 
-# ---- docs/server.md ----
-
-PAGE = (Path(__file__).parent.parent / "docs" / "server.md").read_text(encoding="utf-8")
-
-
-def blocks(kind: str, live: Live) -> list[str]:
-    found = re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    assert found
-    return [block.replace("http://127.0.0.1:8000", live.url) for block in found]
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "me.wav").write_bytes(CLIP)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_curl(live: Live, desk: Path) -> None:
-    (block,) = blocks("bash", live)
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert f'"text": "{SAID}"' in done.stdout
-    assert "data: [DONE]" in done.stdout
-    assert "-->" in (desk / "hello.srt").read_text()
-    assert len(audio.decode(desk / "swapped.wav", RATE))
-
-
-def test_python_blocks(live: Live, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for block in blocks("python", live):
-        exec(compile(block, "server.md", "exec"), {})
-    assert len(audio.decode(desk / "story.wav", RATE))
-    printed = capsys.readouterr().out
-    assert "transcript.text.done" in printed
-    assert "consent_not_understood" in printed, "the fake recogniser hears something else"
-
-
-def openai_node() -> Path | None:
-    """The module `openai` of Node.js, in a folder of NODE_PATH."""
-    folders = map(Path, filter(None, os.environ.get("NODE_PATH", "").split(os.pathsep)))
-    return next((folder / "openai" for folder in folders if (folder / "openai" / "package.json").is_file()), None)
-
-
-def node(desk: Path, script: str) -> str:
-    """What a script prints that may import `openai`."""
-    module = openai_node()
-    if shutil.which("node") is None or module is None:
-        pytest.skip("node or its module openai is missing: npm install --prefix FOLDER openai, and NODE_PATH=FOLDER/node_modules")
-    (desk / "node_modules").mkdir()
-    (desk / "node_modules" / "openai").symlink_to(module, target_is_directory=True)
-    (desk / "script.mjs").write_text(script)
-    done = subprocess.run(["node", "script.mjs"], cwd=desk, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_node(live: Live, desk: Path) -> None:
-    (block,) = blocks("javascript", live)
-    assert node(desk, block).strip() == SAID
-    assert len(audio.decode(desk / "hello.mp3", RATE))
-
+# ---- openai's SDK for JavaScript ----
 
 NODE = """
 import fs from "node:fs";
@@ -292,8 +258,9 @@ console.log(JSON.stringify(found));
 """
 
 
-def test_openai_node(live: Live, desk: Path) -> None:
-    found = json.loads(node(desk, NODE.replace("SERVER", live.url)))
+def test_openai_node(live: Live, tmp_path: Path) -> None:
+    (tmp_path / "me.wav").write_bytes(CLIP)
+    found = json.loads(clients.node(NODE.replace("SERVER", live.url), tmp_path))
     assert found["bytes"] == round(12 / 25 * RATE) * 2
     assert found["head"] == "RIFF"
     assert found["words"] == SAID.split()

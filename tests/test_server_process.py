@@ -11,24 +11,29 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
 import fakes
-from gpa import hub
+from gpa import audio, hub, watermark
 from gpa.errors import EngineError, GPAError, LimitError, MissingExtra
 from gpa.pipeline import GPA
-from gpa.server import jobs
+from gpa.server import jobs, main
+from gpa.server.main import listeners
 from gpa.server.process import Process
+from gpa.server.settings import Settings
 from gpa.server.work import End, Event, Inlet, Item, Took, Work
 
+HUMAN = audio.encode(np.tile(audio.decode(Path(__file__).parent / "data" / "speech.opus", 16_000), 2), 16_000, "wav")  # 7 s
 SLOW_START = 180.0  # seconds: a new interpreter, on a busy machine
 
 
@@ -172,13 +177,22 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     process.close()
 
 
+Command: TypeAlias = "tuple[subprocess.Popen[str], str, list[str]]"  # the process, its address, and its log so far
+
+
 @pytest.fixture
-def command(nano_checkpoint: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """`gpa serve` on a checkpoint with random weights, its address, and its log so far."""
+def command(nano_checkpoint: Path, tmp_path: Path) -> Iterator[Command]:
+    """`gpa serve` on a checkpoint with random weights."""
     keys = tmp_path / "keys"
     keys.write_text("sk-of-the-command\n")
-    options = ["--model", str(nano_checkpoint), "--port", "0", "--voices", str(tmp_path / "voices"), "--api-key-file", str(keys)]
-    process = subprocess.Popen([sys.executable, "-m", "gpa", "serve", *options], stderr=subprocess.PIPE, text=True)
+    with serving("--model", str(nano_checkpoint), "--voices", str(tmp_path / "voices"), "--api-key-file", str(keys)) as found:
+        yield found
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[Command]:
+    """`gpa serve` with these options, at a free port."""
+    process = subprocess.Popen([sys.executable, "-m", "gpa", "serve", "--port", "0", *options], stderr=subprocess.PIPE, text=True)
     log: list[str] = []
     assert process.stderr is not None
     reader = threading.Thread(target=log.extend, args=(process.stderr,))
@@ -197,7 +211,7 @@ def command(nano_checkpoint: Path, tmp_path: Path) -> Iterator[tuple[subprocess.
         process.stderr.close()
 
 
-def test_the_command(command: tuple[subprocess.Popen[str], str, list[str]]) -> None:
+def test_the_command(command: Command) -> None:
     process, url, log = command
     with httpx.Client(base_url=url, verify=False, timeout=SLOW_START) as client:
         assert client.get("/health/live").status_code == 200
@@ -215,12 +229,13 @@ def test_the_command(command: tuple[subprocess.Popen[str], str, list[str]]) -> N
     assert process.wait(30) == 0
     text = "".join(log)
     assert '"route": "/v1/audio/speech", "status": 200' in text
+    assert "the model is ready, after" in text
     assert "Secret" not in text
     assert "sk-of" not in text
 
 
 @pytest.mark.slow
-def test_the_models_process_ends_with_its_server(command: tuple[subprocess.Popen[str], str, list[str]]) -> None:
+def test_the_models_process_ends_with_its_server(command: Command) -> None:
     process, _, _ = command
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False)
     children = [int(pid) for pid in listed.stdout.split()]
@@ -231,3 +246,37 @@ def test_the_models_process_ends_with_its_server(command: tuple[subprocess.Popen
     while any(Path(f"/proc/{pid}/exe").exists() for pid in children):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--no-watermark",)], ids=["marked", "--no-watermark"])
+def test_the_mark_of_a_server(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """What the embedded checkpoint speaks and converts behind `gpa serve`, as `gpa detect` sees it."""
+    text = "The harbour was quiet that morning. A boat came in slowly, and somebody on the pier waved to it with a red scarf."
+    with serving("--voices", str(tmp_path / "voices"), *options) as (_, url, _), httpx.Client(base_url=url, timeout=SLOW_START) as client:
+        spoken = client.post("/v1/audio/speech", json={"model": "tts-1", "input": text, "voice": "alloy", "response_format": "mp3"})
+        assert spoken.status_code == 200, spoken.text
+        form = {"voice": "nova", "response_format": "wav"}
+        converted = client.post("/v1/audio/conversions", data=form, files={"file": HUMAN})
+        assert converted.status_code == 200, converted.text
+    for answer in (spoken, converted):
+        found = watermark.detect(answer.content)
+        assert found.marked == (not options), found
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    (door,) = listeners("127.0.0.1", 0)
+    with door:
+        port = door.getsockname()[1]
+        with pytest.raises(GPAError, match=f"port {port}: another program listens there .*--port {port + 1}"):
+            listeners("127.0.0.1", port)
+        checkpoint = str(fakes.write_checkpoint(tmp_path / "fake").folder)
+        for wanted in (Settings(port=port), Settings(port=0, wyoming=port)):
+            with pytest.raises(GPAError, match="another program"):
+                main.run(checkpoint, wanted)
+    with pytest.raises(GPAError, match="this machine has no such address"):
+        listeners("203.0.113.7", 0)
+    both = listeners("localhost", 0)
+    assert len({one.getsockname()[1] for one in both}) == 1
+    for one in both:
+        one.close()

@@ -158,6 +158,7 @@ async def test_synthesize_streams_as_home_assistant(desk: Desk) -> None:
     [
         (Synthesize("Hello.", SynthesizeVoice("nobody")), "unknown voice"),
         (Synthesize("..."), "nothing to say"),
+        (Synthesize("<speak>Hello.</speak>", text_format="ssml"), "'ssml'"),
         (Synthesize("a" * 5000), "5000 characters"),
         (SynthesizeStart(SynthesizeVoice("/etc/passwd")), "unknown voice"),
         (AudioStart(1, 2, 1), "rate"),

@@ -37,7 +37,7 @@ def hashed(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def caller(connection: HTTPConnection) -> str:
+async def caller(connection: HTTPConnection) -> str:
     """Who asks, for `Runner.slot`: a short hash of the key, else the address. A FastAPI dependency, for HTTP and WebSockets."""
     return str(connection.scope["gpa.caller"])
 

@@ -89,7 +89,7 @@ class Desk:
         return self.voices[OPENAI_VOICES.index(name) % len(self.voices)]
 
 
-def desk(connection: HTTPConnection) -> Desk:
+async def desk(connection: HTTPConnection) -> Desk:
     """A FastAPI dependency, for HTTP and WebSockets."""
     found: Desk = connection.app.state.desk
     return found

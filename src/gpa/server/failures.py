@@ -17,6 +17,10 @@ from gpa.errors import AudioError, EngineError, GPAError, LimitError, TextError
 from gpa.server.runner import Busy
 
 log = logging.getLogger("gpa.server")
+_PATHS = {  # what a client hears that asked at a wrong place
+    404: "there is nothing at this address (legal: what /openapi.json lists; OpenAI's API is below /v1)",
+    405: "this address is not asked in this way (legal: what /openapi.json lists)",
+}
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -44,7 +48,7 @@ class Refusal(Raised):  # of FastAPI's kind: it lets those through, wherever the
 
     def response(self) -> Response:
         """As HTTP."""
-        return JSONResponse(self.body(), self.status, self.retry_headers())
+        return JSONResponse(self.body(), self.status, {**(self.headers or {}), **self.retry_headers()})
 
 
 def refusal(error: Exception) -> Refusal:
@@ -63,7 +67,9 @@ def refusal(error: Exception) -> Refusal:
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
-        return Refusal(error.status_code, str(error.detail))
+        found = Refusal(error.status_code, _PATHS.get(error.status_code, str(error.detail)))
+        found.headers = error.headers  # of 405: which methods are legal
+        return found
     log.error("a request failed", exc_info=error)
     return Refusal(500, "the server failed at this request; its log says more")
 

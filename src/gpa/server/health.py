@@ -8,22 +8,26 @@ from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from gpa.server.desk import Desk, desk
+from gpa.server.runner import Runner
 
 router = APIRouter()
 
 
 @router.get("/health/live")
-async def live() -> dict[str, str]:
-    """The event loop answers, whatever the model does."""
-    return {"status": "live"}
+async def live(desk: Annotated[Desk, Depends(desk)]) -> dict[str, str]:
+    """The event loop answers, whatever the model does: ready, loading, or draining (the server goes down)."""
+    return {"status": "live", "model": _state(desk.runner)}
 
 
 @router.get("/health/ready")
 async def ready(desk: Annotated[Desk, Depends(desk)]) -> Response:
     """Whether a new request would be taken now: 503 while the model loads, and while the server goes down."""
-    runner = desk.runner
-    status = "draining" if runner.draining else "ready" if runner.house.ready else "loading"
+    runner, status = desk.runner, _state(desk.runner)
     return JSONResponse({"status": status, "running": runner.running, "waiting": runner.waiting}, 200 if status == "ready" else 503)
+
+
+def _state(runner: Runner) -> str:
+    return "draining" if runner.draining else "ready" if runner.house.ready else "loading"
 
 
 @router.get("/metrics")

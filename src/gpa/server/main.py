@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
+import socket
 import sys
+from contextlib import ExitStack
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -15,7 +18,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpa import hub
-from gpa.errors import CheckpointError
+from gpa.errors import CheckpointError, GPAError
 from gpa.pipeline import load
 from gpa.server.app import create_app
 from gpa.server.process import Process
@@ -25,24 +28,34 @@ log = logging.getLogger("gpa.server")
 
 
 def run(model: str, settings: Settings, engine: str = "auto", device: str = "auto") -> None:
-    """Serve until SIGTERM or SIGINT. Raises CheckpointError and GPAError: what cannot be loaded, a damaged voice."""
+    """Serve until SIGTERM or SIGINT. Raises CheckpointError and GPAError: what cannot be loaded, a damaged voice, a port that is taken."""
     checkpoint = hub.resolve(model)
+    with ExitStack() as doors:
+        mine = [doors.enter_context(door) for door in listeners(settings.host, settings.port)]
+        if settings.wyoming is not None:
+            for door in listeners(settings.host, settings.wyoming, "--wyoming"):
+                door.close()  # it is opened again when the app starts, where a failure would end in pages of traceback
+        _speak_up(settings)
+        house = Process(partial(load, checkpoint.folder, engine, device, watermark=settings.watermark))
+        try:
+            server = Server(config(create_app(house, settings, checkpoint), settings))
+            house.failed = server.end
+            if not house.error:  # else it failed before somebody listened
+                server.run(mine)
+        finally:
+            house.close()
+    if house.error:
+        raise CheckpointError(house.error)
+
+
+def _speak_up(settings: Settings) -> None:
+    """Begin to log; the first line is a warning, where one is due."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     uvicorn_log = logging.getLogger("uvicorn.error")
     uvicorn_log.setLevel(logging.WARNING)
     uvicorn_log.addFilter(lambda record: "without completing handshake" not in record.getMessage())  # it says so of every refused WebSocket
     if settings.host not in LOOPBACK and not settings.key_hashes:
         log.warning("%s is open to other machines, and no key is asked for (--api-key-file)", settings.host)
-    house = Process(partial(load, checkpoint.folder, engine, device, watermark=settings.watermark))
-    try:
-        server = Server(config(create_app(house, settings, checkpoint), settings))
-        house.failed = server.end
-        if not house.error:  # else it failed before somebody listened
-            server.run()
-    finally:
-        house.close()
-    if house.error:
-        raise CheckpointError(house.error)
 
 
 class Server(uvicorn.Server):
@@ -56,9 +69,10 @@ class Server(uvicorn.Server):
         """Listen."""
         await super().startup(sockets)
         for server in self.servers:
-            for socket in server.sockets:
-                host, port = socket.getsockname()[:2]
-                log.info("listening at http://%s:%d", f"[{host}]" if ":" in host else host, port)
+            for door in server.sockets:
+                host, port = door.getsockname()[:2]
+                url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+                log.info("listening at %s (a page for a browser, and OpenAI's API below /v1); Ctrl+C ends it", url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM, SIGINT."""
@@ -66,6 +80,34 @@ class Server(uvicorn.Server):
         self.config.app.state.desk.runner.draining = True  # type: ignore[union-attr]
         self.force_exit = self.should_exit  # it is the second one
         self.should_exit = True  # uvicorn's own would raise the signal again at the end: an exit code other than 0
+
+
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_REASONS = {
+    errno.EADDRINUSE: "another program listens there",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "that port needs privileges",
+}
+
+
+def listeners(host: str, port: int, option: str = "--port") -> list[socket.socket]:
+    """A socket for each address that `host` has (localhost: two), at one port; 0 is a free one. Raises GPAError: it is taken."""
+    found: list[socket.socket] = []
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((family, str(place[0])) for family, _, _, _, place in addresses):
+            at = found[0].getsockname()[1] if found else port
+            try:
+                found.append(socket.create_server((address, at), family=family, backlog=2048))
+            except OSError as error:
+                if not found or error.errno not in _ABSENT:  # a machine without IPv6 may have a name for it all the same
+                    raise
+    except OSError as error:
+        for door in found:
+            door.close()
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        raise GPAError(f"cannot listen at {host}, port {port}: {reason} (legal: a free port, as in {option} {port % 65535 + 1})") from error
+    return found
 
 
 def config(app: FastAPI, settings: Settings) -> uvicorn.Config:

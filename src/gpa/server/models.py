@@ -10,7 +10,11 @@ from gpa.server.desk import Desk, desk
 from gpa.server.failures import Refusal
 
 router = APIRouter()
-ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe")
+ALIASES = (
+    *("tts-1", "tts-1-hd", "gpt-4o-mini-tts"),
+    *("whisper-1", "gpt-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
+    *("gpt-live-transcribe", "gpt-realtime-whisper"),
+)
 
 
 def names(desk: Desk) -> list[str]:

@@ -98,13 +98,12 @@ class Process:
     def _watch(self) -> None:
         """Reads what the process tells, for as long as there is to be one."""
         while True:
-            began = time.monotonic()
             self._listen(self._child)
             self.ready = False
             if self._closing or self.error:
                 return
             log.error("the model's process ended with code %s: starting it anew", self._child.process.exitcode)
-            if time.monotonic() - began < 5:
+            if time.monotonic() - self._child.began < 5:
                 time.sleep(1)  # it may end right away again
             with self._lock:
                 if self._closing:
@@ -122,6 +121,7 @@ class Process:
                     self.failed()
                 else:
                     self.ready = True
+                    log.info("the model is ready, after %.1f s", time.monotonic() - child.began)
         child.join()
         with self._lock:
             tells, self._tells = self._tells, {}
@@ -140,6 +140,7 @@ class _Child:
     """One process, and a thread that writes to it: a large body must not hold up the event loop."""
 
     def __init__(self, open_model: Callable[[], GPA]) -> None:
+        self.began = time.monotonic()
         spawn = multiprocessing.get_context("spawn")
         self.connection, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_main, args=(theirs, open_model), name="gpa model", daemon=True)

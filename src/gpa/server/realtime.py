@@ -133,7 +133,8 @@ class Talk:
             message = f"found a session of type {str(asked['type'])[:40]!r} (legal: transcription)"
             raise Refusal(400, message, "session.type", "invalid_value")
         session = self._session.updated(modern(asked) if beta else asked)
-        spoken_language(self._desk, session.input.transcription.language if session.input.transcription else None)
+        if (hints := session.input.transcription) is not None:
+            spoken_language(self._desk, *([hints.language] if hints.language else hints.languages or ()))
         before, self._session = self._session, session
         if (before.input.format, before.manner) != (session.input.format, session.manner):
             await self._heard(self._turns.stop())

@@ -31,6 +31,7 @@ class TranscriptionRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")  # clients send more than the specification knows
     model: str = "gpa"
     language: str | None = None
+    languages: Annotated[list[str], BeforeValidator(forms.listed)] = []  # what it may be, of newer models
     prompt: str | None = None
     response_format: Literal["json", "text", "srt", "vtt", "verbose_json", "diarized_json"] = "json"
     temperature: float = Field(0.0, ge=0, le=2)
@@ -45,7 +46,7 @@ async def transcriptions(request: Request, desk: Annotated[Desk, Depends(desk)],
     form, data = await forms.read(request, TranscriptionRequest, "file")
     if form.response_format == "diarized_json":
         raise Refusal(400, "diarized_json is not offered: this model does not tell speakers apart", "response_format", "unsupported_value")
-    language = spoken_language(desk, form.language)
+    language = spoken_language(desk, *([form.language] if form.language else form.languages))
     heard = desk.listen(who, data, "word" in form.timestamp_granularities)
     if form.stream:
         return Pour(_events(heard, form), EVENTS, desk.settings.write_seconds)
@@ -61,17 +62,24 @@ async def translations() -> None:
     )
 
 
-def spoken_language(desk: Desk, asked: str | None) -> str:
-    """A client's word for a language -> en, zh, ...; None is the checkpoint's first. Raises Refusal: one it was not trained on."""
+def spoken_language(desk: Desk, *asked: str) -> str:
+    """A client's words for what the language may be -> the first that is known, as en, zh, ...; without any, the checkpoint's first.
+
+    Raises Refusal: the model was trained on none of them."""
     card = desk.checkpoint.card
     known = (card.languages if card else ()) or tuple(LANGUAGES)
-    if not asked:
-        return known[0]
-    wanted = asked.strip().lower().replace("_", "-").partition("-")[0]
-    code = next((code for code, name in LANGUAGES.items() if name == wanted), wanted)
-    if code not in known:
-        raise Refusal(400, f"found the language {asked[:40]!r} (legal for this model: {', '.join(known)})", "language", "invalid_value")
-    return code
+    words = [one for one in asked if one]
+    codes = [_code(word) for word in words]
+    if words and not set(codes) & set(known):
+        found = ", ".join(repr(word[:40]) for word in words[:4])
+        raise Refusal(400, f"found the language {found} (legal for this model: {', '.join(known)})", "language", "invalid_value")
+    return next((code for code in codes if code in known), known[0])
+
+
+def _code(word: str) -> str:
+    """en-US, en_GB, English -> en."""
+    wanted = word.strip().lower().replace("_", "-").partition("-")[0]
+    return next((code for code, name in LANGUAGES.items() if name == wanted), wanted)
 
 
 async def _body(

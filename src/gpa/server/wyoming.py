@@ -96,6 +96,7 @@ class Speak(Ask):
 
     text: str = ""
     voice: AnyVoice | None = None
+    text_format: str | None = None  # marks of SSML would be read aloud
 
 
 class Piece(Ask):
@@ -280,6 +281,8 @@ class Talk:
             self._speech = None
 
     async def _begin(self, asked: Speak, streams: bool) -> Request:
+        if asked.text_format not in (None, "text"):
+            raise Refusal(400, f"found a text in {asked.text_format[:40]!r} (legal: text)", "text_format", "unsupported_value")
         voice = self._desk.voice((asked.voice and asked.voice.name) or "")
         request = Request(Pipe(256), streams)
         await self._works.add(request, partial(self._speak, request, voice))
