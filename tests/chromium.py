@@ -45,6 +45,15 @@ def microphone(folder: Path) -> Path:
     return folder / "mic.wav"
 
 
+def visit(chromium: Any, url: str, patience: int = 60_000, **context: Any) -> tuple[Any, list[str]]:
+    """The page at `url`, with a microphone, and what goes wrong on it (`watched`). `patience` in ms; `context`: of playwright."""
+    page = chromium.new_context(**{"permissions": ["microphone"], **context}).new_page()
+    page.set_default_timeout(patience)
+    wrong = watched(page, url)
+    page.goto(url)
+    return page, wrong
+
+
 def watched(page: Any, url: str) -> list[str]:
     """What should not be: errors, and every request that goes to somebody else than `url`. Fills while the page lives."""
     wrong: list[str] = []
@@ -67,6 +76,15 @@ def record(page: Any, panel: str, seconds: float) -> None:
     page.click(f"#{panel}-source .record")
     page.wait_for_timeout(1000 * seconds)
     page.click(f"#{panel}-source .record")
+
+
+def convert(page: Any) -> None:
+    """Convert what was recorded or chosen, and hear both at the same place."""
+    page.click("#convert")
+    page.locator("#compare").wait_for()
+    for on, off in (("#play-a", "#play-b"), ("#play-b", "#play-a")):
+        page.click(on)
+        assert (page.get_attribute(on, "aria-pressed"), page.get_attribute(off, "aria-pressed")) == ("true", "false")
 
 
 def axe(folder: Path) -> str:

@@ -17,7 +17,7 @@ pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
 import fakes
-from chromium import SPEECH, axe, browser, microphone, record, saved, violations, watched
+from chromium import SPEECH, axe, browser, convert, microphone, record, saved, violations, visit
 from gpa import audio
 from gpa.server.access import hashed
 from gpa.server.app import ROUTERS, create_app
@@ -182,10 +182,7 @@ def test_every_panel_in_a_browser(tmp_path: Path, mic: Path) -> None:
     from live import served
 
     with browser(mic) as chromium, served(fakes.model(tmp_path / "fake"), tmp_path / "voices") as server:
-        page = chromium.new_context(viewport={"width": 360, "height": 740}, permissions=["microphone"]).new_page()
-        page.set_default_timeout(60_000)
-        wrong = watched(page, server.url)
-        page.goto(server.url)
+        page, wrong = visit(chromium, server.url, viewport={"width": 360, "height": 740})
         speaks(page)
         listens(page)
         converts(page)
@@ -222,12 +219,7 @@ def converts(page: Any) -> None:
     page.click("#tab-convert")
     page.set_input_files("#convert-source input", SPEECH)
     page.locator("#convert-source .track").wait_for()
-    page.click("#convert")
-    page.locator("#compare").wait_for()
-    page.click("#play-a")
-    assert page.get_attribute("#play-a", "aria-pressed") == "true"
-    page.click("#play-b")
-    assert page.get_attribute("#play-a", "aria-pressed") == "false"
+    convert(page)
     assert len(audio.decode(saved(page, "#convert-save"), 24_000)) / 24_000 == pytest.approx(3.6, abs=0.1)
     page.click("#live")
     page.locator("#convert-stats", has_text="behind yours").wait_for()
@@ -264,9 +256,7 @@ def test_axe_finds_nothing_in_a_browser(tmp_path: Path, mic: Path) -> None:
     source = axe(tmp_path)
     with browser(mic) as chromium, served(fakes.model(tmp_path / "fake"), tmp_path / "voices") as server:
         for scheme in ("light", "dark"):
-            page = chromium.new_context(color_scheme=scheme, permissions=["microphone"], reduced_motion="reduce").new_page()
-            page.set_default_timeout(60_000)
-            page.goto(server.url)
+            page, _ = visit(chromium, server.url, color_scheme=scheme, reduced_motion="reduce")
             page.evaluate(source)  # the page's own policy lets no other script in
             assert not violations(page)
             speaks(page)
@@ -291,9 +281,7 @@ def test_a_keyboard_and_a_key_in_a_browser(tmp_path: Path, mic: Path) -> None:
     key = "secret" * 4
     settings = {"key_hashes": frozenset({hashed(key)})}
     with browser(mic) as chromium, served(fakes.model(tmp_path / "fake"), tmp_path / "voices", **settings) as server:
-        page = chromium.new_context(color_scheme="dark", reduced_motion="reduce").new_page()
-        page.set_default_timeout(60_000)
-        page.goto(server.url)
+        page, _ = visit(chromium, server.url, color_scheme="dark", reduced_motion="reduce")
         page.locator("#keybar").wait_for()
         page.keyboard.type("wrong" * 4)  # the field has the focus
         page.keyboard.press("Enter")

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 import gpa
-from chromium import SPEECH, browser, microphone, record, saved, watched
+from chromium import SPEECH, browser, convert, microphone, record, saved, visit
 from gpa import audio, watermark
 from gpa.errors import CheckpointError
 from gpa.evaluation.metrics import cer
@@ -45,10 +45,7 @@ def server(model: gpa.GPA, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def page(server: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with browser(microphone(tmp_path_factory.mktemp("mic"))) as chromium:
-        found = chromium.new_context(permissions=["microphone"]).new_page()
-        found.set_default_timeout(PATIENCE)
-        wrong = watched(found, server.url)
-        found.goto(server.url)
+        found, wrong = visit(chromium, server.url, PATIENCE)
         found.locator("#speak-voice option").first.wait_for(state="attached")
         yield found
         assert not [one for one in wrong if "403" not in one], "403 is what a wrong consent must get"
@@ -97,12 +94,7 @@ def test_a_recording_in_another_voice(page: Any) -> None:
     page.click("#tab-convert")
     record(page, "convert", 4)
     page.select_option("#convert-voice", index=2)
-    page.click("#convert")
-    page.locator("#compare").wait_for()
-    page.click("#play-a")
-    assert page.get_attribute("#play-a", "aria-pressed") == "true"
-    page.click("#play-b")
-    assert page.get_attribute("#play-b", "aria-pressed") == "true"
+    convert(page)
     wav = audio.decode(saved(page, "#convert-save"), RATE)
     assert 3 < len(wav) / RATE < 12
     assert np.abs(wav).max() > 0.05

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -73,7 +74,7 @@ class Crowd:
 
     def __init__(self, live: Live) -> None:
         self.live, self.seen, self.wrong = live, Counter[str](), list[str]()
-        self.http = httpx.Client(base_url=live.url, verify=False, timeout=60.0, limits=httpx.Limits(keepalive_expiry=1.0))
+        self.http = httpx.Client(base_url=live.url, verify=False, timeout=600.0, limits=httpx.Limits(keepalive_expiry=1.0))
 
     def ask(self, seed: int) -> None:
         draw = random.Random(seed)
@@ -138,21 +139,23 @@ class Crowd:
         self.seen["raw"] += 1
 
 
-def resident() -> float:
-    """MiB of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+def resident(*processes: int) -> tuple[float, ...]:
+    """MiB of each."""
+    pages = [int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in processes]
+    return tuple(count * resource.getpagesize() / 2**20 for count in pages)
 
 
 @pytest.mark.parametrize("count", [5000])
 def test_soak(live: Live, count: int) -> None:
     crowd = Crowd(live)
-    sizes = []
     runner = live.app.state.desk.runner
+    processes = (os.getpid(), runner.house._child.process.pid)  # the server's (and the clients'), the model's
+    sizes = list[tuple[float, ...]]()
     with crowd.http, ThreadPoolExecutor(12) as pool:
         for start in range(0, count, 500):
             list(pool.map(crowd.ask, range(start, start + 500)))
-            sizes.append(resident())
+            sizes.append(resident(*processes))
+            logging.info("%d asked, %s MiB, load %.1f: %s", start + 500, sizes[-1], os.getloadavg()[0], dict(crowd.seen))
         until(lambda: runner.running == runner.waiting == 0, 20)
         page = crowd.http.get("/metrics").text
         assert crowd.http.post("/v1/audio/transcriptions", data={"model": "x"}, files={"file": CLIP}).json()["text"] == "Hello there."
@@ -162,7 +165,9 @@ def test_soak(live: Live, count: int) -> None:
     counted = sum(number for kind, number in crowd.seen.items() if kind.endswith(" 429"))
     assert counted <= refused <= counted + crowd.seen["raw"], "every 429 is counted"
     assert refused
-    assert max(sizes[-3:]) < sizes[2] + 40, f"memory grows: {sizes}"
+    assert processes[1] == runner.house._child.process.pid, "the model's process lives"
+    for grown in zip(*sizes, strict=True):
+        assert max(grown[-3:]) < grown[2] + 40, f"memory grows: {sizes}"
     assert len(threading.enumerate()) < 40
 
 
