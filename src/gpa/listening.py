@@ -23,7 +23,7 @@ from gpa.text import sentence_case
 
 STEP = 0.08  # seconds of a live source that are looked at together
 _WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff]|[^\\s\u3040-\u30ff\u3400-\u9fff]+")
-FIRST = 0.7  # seconds of open speech, the detector's padding of 0.16 included, that are read first ...
+FIRST = 0.64  # seconds of open speech, the detector's padding of 0.16 included, that are read first ...
 AGAIN = 0.4  # ... and then after so many more seconds, and
 GROWTH = 1.2  # times as much speech: reading a long span again and again costs little more than reading it once
 

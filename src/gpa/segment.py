@@ -52,10 +52,13 @@ class Detection:
     min_speech: float = 0.16  # shorter bursts are clicks, not words
     min_silence: float = 0.4  # a shorter pause does not end a span
     padding: float = 0.16  # kept before and after: soft consonants score low
+    unit: float = 0.16  # spans are whole numbers of it long, as far as the pause behind them reaches: few lengths are met
 
     def __post_init__(self) -> None:
-        if not (0 < self.release <= self.threshold <= 1 and self.min_speech >= 0 and 0 <= 2 * self.padding <= self.min_silence):
-            raise ValueError(f"illegal {self}; legal: 0 < release <= threshold <= 1, min_speech >= 0, 0 <= 2 * padding <= min_silence")
+        ordered = 0 < self.release <= self.threshold <= 1 and 0 <= 2 * self.padding <= self.min_silence
+        if not (ordered and self.min_speech >= 0 and self.unit > 0):
+            legal = "0 < release <= threshold <= 1, min_speech >= 0, 0 <= 2 * padding <= min_silence, unit > 0"
+            raise ValueError(f"illegal {self}; legal: {legal}")
 
 
 def speech_spans(wav: Wav, sample_rate: int = VAD_RATE, detection: Detection | None = None) -> list[Span]:
@@ -115,11 +118,12 @@ class Segmenter:
 
     @property
     def begun(self) -> Segment | None:
-        """The open span, as far as it has come; None while nobody speaks."""
+        """The open span, as far as whole units of it have come; None while nobody speaks."""
         if self._spotter.begin is None:
             return None
-        start = max(self._sample(self._spotter.begin), self._base)
-        return Segment(start / self._rate, (self._base + len(self._held)) / self._rate, self._held[start - self._base :].copy())
+        start, end = max(self._sample(self._spotter.begin), self._base), self._base + len(self._held)
+        end -= (end - start) % self._sample(self._spotter.unit)
+        return Segment(start / self._rate, end / self._rate, self._held[start - self._base : end - self._base].copy())
 
     def push(self, block: Wav) -> list[Segment]:
         """(T,) -> the segments that ended in it. Raises AudioError."""
@@ -157,6 +161,8 @@ class _Spotter:
     def __init__(self, detection: Detection, max_seconds: float | None) -> None:
         self._detection = detection
         self._padding = _frames(detection.padding)
+        room = max(1, _frames(detection.min_silence)) - self._padding  # of a pause, behind the padding
+        self.unit = max(1, min(_frames(detection.unit), room))  # frames
         self._longest = None if max_seconds is None else int(max_seconds / FRAME_SECONDS)
         if self._longest is not None and self._longest < 2 * self._padding + 4:
             least = (2 * self._padding + 4) * FRAME_SECONDS
@@ -196,7 +202,8 @@ class _Spotter:
         """Close the open span; a short one is dropped, unless it is the rest of a cut."""
         if self.begin is None:
             return []
-        span = self.begin, self._voiced + self._padding
+        end = self._voiced + self._padding
+        span = self.begin, end + (self.begin - end) % self.unit
         real = self._loud >= max(1, _frames(self._detection.min_speech)) or (self.begin == self._last and self.begin > 0)
         self.begin = None
         if not real or self._voiced <= span[0]:
@@ -205,11 +212,13 @@ class _Spotter:
         return [span]
 
     def _cut(self) -> list[tuple[int, int]]:
-        """End the open span at its least likely frame of the second half, and begin the next one there."""
+        """End the open span at its least likely frame of the second half that is a unit's end, and begin the next one there."""
         assert self.begin is not None
         smooth = np.convolve(self._probabilities, np.ones(3) / 3, mode="same")
         half = len(smooth) // 2
-        place = half + int(np.argmin(smooth[half:-1])) if len(smooth) - half > 1 else half
+        first = half + -half % self.unit
+        places = smooth[first : -1 : self.unit]
+        place = first + self.unit * int(np.argmin(places)) if len(places) else half
         span = self.begin, self.begin + place
         self.begin = self._last = span[1]
         self._probabilities = self._probabilities[place:]
