@@ -42,6 +42,7 @@ LEVELS = {
     "gpa.stretch": 1,
     "gpa.results": 1,
     "gpa.passages": 1,
+    "gpa.crowd": 1,
     "gpa.align": 1,
     "gpa.voice": 1,
     "gpa.watermark": 1,

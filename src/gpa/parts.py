@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from gpa import bounds, hub
 from gpa.audio import Wav
+from gpa.crowd import Crowd
 from gpa.engines.base import Engine, Sampling, Token
 from gpa.engines.choose import open_engine
 from gpa.prompt import Prompt
@@ -43,6 +44,7 @@ class Parts:
     def __init__(self, checkpoint: hub.Checkpoint, engine: str | Engine = "auto", device: str = "auto", *, watermark: bool = True) -> None:
         """Raises CheckpointError, EngineError, MissingExtra."""
         self.checkpoint, self.watermark = checkpoint, watermark
+        self.crowd = Crowd()  # of streams of speech
         self.vocab: Vocab = hub.checked_vocab(checkpoint)
         self.engine: Engine = open_engine(checkpoint.folder, engine, device) if isinstance(engine, str) else engine
 

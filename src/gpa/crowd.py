@@ -1,0 +1,113 @@
+"""Crowd: how many streams may be made at once, so that none that has begun is interrupted for the sake of those who come later.
+
+Streams are chunks of sound in the making; nothing of how they are made is known here. As many are let in as are made in time to be
+heard without a gap; the others wait, first come first served, until one ends or there is room. While somebody waits, whoever is far
+ahead of his listener rests.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import closing
+from threading import Condition
+
+from gpa.audio import Wav
+
+ALWAYS = 5  # streams a processor that never wait: no more is known before some were made
+MARGIN = 2.0  # times as fast as they are heard: a gap-free stream needs 1.5 (`gpa.tokenizers.window.GROWTH`), and speed varies
+COMFORT = 4.0  # seconds ahead of a listener who hears as he gets: twice what a stretch takes at that speed
+PATIENCE = 0.5  # seconds after which a stream whose next chunk nobody asked for counts no more
+_POLL = PATIENCE / 4
+_KEPT = 0.98  # of what is known, with each chunk: about the last fifty count
+_ALWAYS_COUNTS, _NEVER_COUNTS = float("inf"), float("-inf")
+
+
+class _One:
+    """A stream that was let in."""
+
+    def __init__(self) -> None:
+        self.until = _ALWAYS_COUNTS  # the moment from which on it does not count
+        self.given = self.since = 0.0  # seconds of sound, and when the first of it came
+
+    def ahead(self, now: float) -> float:
+        """Seconds that a listener who began with the first chunk has before him."""
+        return self.given - (now - self.since)
+
+
+class Crowd:
+    """The streams of one model."""
+
+    def __init__(self, always: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        """`always`: streams that never wait; 0 is ALWAYS a processor."""
+        self._processors, self._clock = os.cpu_count() or 1, clock
+        self._always = always or ALWAYS * self._processors
+        self._change = Condition()  # holds what follows
+        self._inside: set[_One] = set()
+        self._waiting: deque[_One] = deque()
+        self._made = self._took = 0.0  # seconds of sound, times how many were being made; seconds
+
+    def through(self, stream: Generator[Wav, None, None], sample_rate: int) -> Generator[Wav, None, None]:
+        """The same chunks, from when there is room for them. Closing it closes `stream` and makes room."""
+        me = _One()
+        with closing(stream):
+            try:
+                self._enter(me)
+                while True:
+                    begun = self._ask(me)
+                    try:
+                        wav = next(stream)
+                    except StopIteration:
+                        return
+                    self._note(me, len(wav) / sample_rate, begun)
+                    yield wav
+            finally:
+                self._leave(me)
+
+    def _enter(self, me: _One) -> None:
+        with self._change:
+            self._waiting.append(me)
+            while self._waiting[0] is not me or not self._room():
+                self._change.wait(_POLL)  # some may count no more by then
+            self._inside.add(self._waiting.popleft())
+            self._change.notify_all()
+
+    def _count(self) -> int:
+        now = self._clock()
+        return sum(one.until > now for one in self._inside)
+
+    def _room(self) -> bool:
+        if (count := self._count()) < self._always:
+            return True
+        fresh = sum(not one.given for one in self._inside)  # the beginning of a stream is more work than the rest
+        return fresh < self._processors and self._made >= MARGIN * (count + 1) * self._took
+
+    def _ask(self, me: _One) -> float:
+        """The moment from which on the next chunk is made."""
+        with self._change:
+            while self._waiting and (more := me.ahead(self._clock()) - COMFORT) > 0:
+                me.until = _NEVER_COUNTS
+                self._change.notify_all()
+                self._change.wait(min(more, _POLL))
+            me.until = _ALWAYS_COUNTS
+        return self._clock()
+
+    def _note(self, me: _One, seconds: float, begun: float) -> None:
+        """A chunk was made: what the machine makes in a second is what one stream gets of it, times all of them."""
+        with self._change:
+            now = self._clock()
+            self._made = self._made * _KEPT + self._count() * seconds
+            self._took = self._took * _KEPT + now - begun
+            me.since = me.since if me.given else now
+            me.given += seconds
+            me.until = now + PATIENCE
+            self._change.notify_all()
+
+    def _leave(self, me: _One) -> None:
+        with self._change:
+            self._inside.discard(me)
+            if me in self._waiting:  # interrupted
+                self._waiting.remove(me)
+            self._change.notify_all()
