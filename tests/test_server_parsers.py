@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("fastapi")
@@ -135,6 +135,7 @@ def test_transcriptions_of_any_form(asked: Asked, form: dict[str, str], language
 
 @settings(max_examples=40, deadline=None)
 @given(id=st.text(min_size=1, max_size=30))
+@example(id="/")
 def test_any_id(asked: Asked, id: str) -> None:
     for path in ("voices", "voice_consents"):
         for method in ("GET", "DELETE"):

@@ -60,7 +60,14 @@ def create_app(model: GPA | House, settings: Settings, checkpoint: hub.Checkpoin
             yield
         house.close()
 
-    app = FastAPI(title="gpa", version=gpa.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)  # the pages load foreign scripts
+    app = FastAPI(
+        title="gpa",
+        version=gpa.__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # both of these pages load foreign scripts
+        redoc_url=None,
+    )
     app.state.desk = Desk(settings, checkpoint, runner, metrics, Shelf(settings.voices, settings.max_voices))
     for router in ROUTERS:
         app.include_router(router)
