@@ -49,7 +49,7 @@ def section(name: str, verb: Callable[..., Any]) -> str:
         assert get_origin(hint) is Annotated
         kind, info = get_args(hint)
         required = parameter.default is inspect.Parameter.empty
-        names = ", ".join(flags := _flags(info))
+        names = ", ".join(flags := _flags(info) or [f"--{parameter.name.replace('_', '-')}"])  # typer's own choice
         if isinstance(info, typer.models.ArgumentInfo):
             names = parameter.name.upper()
             usage.append(f"{names} ..." if get_origin(kind) is list else names)
