@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
-from threading import Condition
+from threading import Event, Lock
 
 from gpa.audio import Wav
 
@@ -20,15 +20,15 @@ ALWAYS = 5  # streams a processor that never wait: no more is known before some 
 MARGIN = 2.0  # times as fast as they are heard: a gap-free stream needs 1.5 (`gpa.tokenizers.window.GROWTH`), and speed varies
 COMFORT = 4.0  # seconds ahead of a listener who hears as he gets: twice what a stretch takes at that speed
 PATIENCE = 0.5  # seconds after which a stream whose next chunk nobody asked for counts no more
-_POLL = PATIENCE / 4
 _KEPT = 0.98  # of what is known, with each chunk: about the last fifty count
 _ALWAYS_COUNTS, _NEVER_COUNTS = float("inf"), float("-inf")
 
 
 class _One:
-    """A stream that was let in."""
+    """A stream that waits or was let in."""
 
     def __init__(self) -> None:
+        self.let_in = Event()
         self.until = _ALWAYS_COUNTS  # the moment from which on it does not count
         self.given = self.since = 0.0  # seconds of sound, and when the first of it came
 
@@ -44,7 +44,7 @@ class Crowd:
         """`always`: streams that never wait; 0 is ALWAYS a processor."""
         self._processors, self._clock = os.cpu_count() or 1, clock
         self._always = always or ALWAYS * self._processors
-        self._change = Condition()  # holds what follows
+        self._lock = Lock()  # holds what follows
         self._inside: set[_One] = set()
         self._waiting: deque[_One] = deque()
         self._made = self._took = 0.0  # seconds of sound, times how many were being made; seconds
@@ -67,12 +67,19 @@ class Crowd:
                 self._leave(me)
 
     def _enter(self, me: _One) -> None:
-        with self._change:
+        with self._lock:
             self._waiting.append(me)
-            while self._waiting[0] is not me or not self._room():
-                self._change.wait(_POLL)  # some may count no more by then
-            self._inside.add(self._waiting.popleft())
-            self._change.notify_all()
+            self._admit()
+        while not me.let_in.wait(PATIENCE):
+            with self._lock:
+                self._admit()  # some may count no more by now
+
+    def _admit(self) -> None:
+        """Let in who came first, as long as there is room. The caller holds the lock."""
+        while self._waiting and self._room():
+            one = self._waiting.popleft()
+            self._inside.add(one)
+            one.let_in.set()
 
     def _count(self) -> int:
         now = self._clock()
@@ -86,28 +93,29 @@ class Crowd:
 
     def _ask(self, me: _One) -> float:
         """The moment from which on the next chunk is made."""
-        with self._change:
-            while self._waiting and (more := me.ahead(self._clock()) - COMFORT) > 0:
+        while self._waiting and (more := me.ahead(self._clock()) - COMFORT) > 0:
+            with self._lock:
                 me.until = _NEVER_COUNTS
-                self._change.notify_all()
-                self._change.wait(min(more, _POLL))
+                self._admit()
+            time.sleep(min(more, PATIENCE))
+        with self._lock:
             me.until = _ALWAYS_COUNTS
         return self._clock()
 
     def _note(self, me: _One, seconds: float, begun: float) -> None:
         """A chunk was made: what the machine makes in a second is what one stream gets of it, times all of them."""
-        with self._change:
+        with self._lock:
             now = self._clock()
             self._made = self._made * _KEPT + self._count() * seconds
             self._took = self._took * _KEPT + now - begun
             me.since = me.since if me.given else now
             me.given += seconds
             me.until = now + PATIENCE
-            self._change.notify_all()
+            self._admit()
 
     def _leave(self, me: _One) -> None:
-        with self._change:
+        with self._lock:
             self._inside.discard(me)
             if me in self._waiting:  # interrupted
                 self._waiting.remove(me)
-            self._change.notify_all()
+            self._admit()
