@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -228,7 +229,9 @@ def test_the_command(command: Command) -> None:
             assert sum(map(len, chunks)) > 10_000, "what runs may end"
     assert process.wait(30) == 0
     text = "".join(log)
-    assert '"route": "/v1/audio/speech", "status": 200' in text
+    requests = [json.loads(line) for line in log if line.startswith("{")]
+    assert ("/v1/audio/speech", 200) in [(row["route"], row["status"]) for row in requests]
+    assert {"time", "id", "method", "seconds", "caller"} < requests[0].keys()
     assert "the model is ready, after" in text
     assert "Secret" not in text
     assert "sk-of" not in text

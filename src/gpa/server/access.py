@@ -11,6 +11,7 @@ import re
 import secrets
 import time
 from contextlib import ExitStack
+from datetime import datetime, timezone
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,7 +25,7 @@ from gpa.server.patience import within
 from gpa.server.runner import Busy
 from gpa.server.settings import LOOPBACK, Settings
 
-log = logging.getLogger("gpa.server")
+rows = logging.getLogger("gpa.requests")  # each message is one JSON object
 _OPEN = ("/", "/health/live", "/health/ready", "/v1/audio/voices", "/audio/voices", "/v1/audio/models", "/audio/models")
 OPEN = {(method, path) for path in _OPEN for method in ("GET", "HEAD")}  # asks for no key
 GONE = 499  # the client had gone before it got an answer
@@ -76,9 +77,10 @@ class Observed:
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.answered(route, status)
-            row = {"id": name, "method": scope.get("method", "WS"), "route": route, "status": status}
+            moment = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+            row = {"time": moment, "id": name, "method": scope.get("method", "WS"), "route": route, "status": status}
             row |= {"seconds": round(time.monotonic() - started, 4), "caller": scope.get("gpa.caller", "")}
-            log.info("%s", json.dumps(row))
+            rows.info("%s", json.dumps(row))
 
 
 class Guarded:

@@ -49,8 +49,11 @@ def run(model: str, settings: Settings, engine: str = "auto", device: str = "aut
 
 
 def _speak_up(settings: Settings) -> None:
-    """Begin to log; the first line is a warning, where one is due."""
+    """Begin to log: of requests pure JSON, of all else a line with its time. The first one is a warning, where one is due."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    requests = logging.getLogger("gpa.requests")
+    requests.addHandler(logging.StreamHandler(sys.stderr))
+    requests.propagate = False
     uvicorn_log = logging.getLogger("uvicorn.error")
     uvicorn_log.setLevel(logging.WARNING)
     uvicorn_log.addFilter(lambda record: "without completing handshake" not in record.getMessage())  # it says so of every refused WebSocket
