@@ -26,6 +26,7 @@ httpx = pytest.importorskip("httpx")
 
 import fakes
 from gpa import audio, hub, watermark
+from gpa.cli.serve import serve
 from gpa.errors import EngineError, GPAError, LimitError, MissingExtra
 from gpa.pipeline import GPA
 from gpa.server import jobs, main
@@ -265,6 +266,15 @@ def test_the_mark_of_a_server(tmp_path: Path, options: tuple[str, ...]) -> None:
     for answer in (spoken, converted):
         found = watermark.detect(answer.content)
         assert found.marked == (not options), found
+
+
+@pytest.mark.parametrize("modules", [["websockets"], ["python_multipart", "multipart"]])
+def test_half_an_extra(monkeypatch: pytest.MonkeyPatch, modules: list[str]) -> None:
+    """What would only be missed at a client's first request."""
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=r"is not installed: pip install 'gpa\[server\]'"):
+        serve()
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

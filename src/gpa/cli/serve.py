@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from gpa.cli.options import EngineName
 from gpa.errors import GPAError, MissingExtra
+
+_LATER = {"websockets": ("websockets",), "python-multipart": ("python_multipart", "multipart")}  # missed by nobody before a request
 
 
 def serve(
@@ -44,6 +47,9 @@ def serve(
         from gpa.server import main, settings
     except ImportError as error:
         raise MissingExtra(error.name or "fastapi", "server") from error
+    for package, modules in _LATER.items():
+        if not any(map(find_spec, modules)):
+            raise MissingExtra(package, "server")
     found = settings.Settings(
         host=host,
         port=port,
