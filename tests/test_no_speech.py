@@ -9,7 +9,7 @@ import pytest
 
 import fakes
 from gpa import align
-from gpa.audio import decode
+from gpa.audio import as_wav, decode
 from gpa.errors import AudioError
 from gpa.segment import Segment, segments, sureness
 from gpa.sounds import LIKE, SURE, Ear, spans
@@ -87,3 +87,29 @@ def test_what_was_speech_stays_it_and_goes_on() -> None:
 def test_another_rate() -> None:
     assert [len(wav) > 0 for _, wav in spans(np.repeat(SPEECH, 2), 2 * RATE)] == [True, False]
     assert [len(wav) > 0 for _, wav in spans(np.repeat(buzzer(8), 2), 2 * RATE)] == [False]
+
+
+def crowd(voices: int, count: int = 4 * RATE) -> np.ndarray:
+    """So many over each other, each at a pitch and from a moment of its own."""
+    rng, total = np.random.default_rng(voices), np.zeros(count, np.float32)
+    for _ in range(voices):
+        voice = as_wav(SPEECH, RATE, round(RATE * rng.uniform(0.8, 1.25)))
+        total += np.resize(np.roll(voice, int(rng.integers(len(voice)))), count)
+    return total * np.float32(0.06 / total.std())
+
+
+def test_a_crowd_is_nobody_and_one_before_it_is_somebody() -> None:
+    assert list(segments(crowd(14)))
+    assert align.many(crowd(14))
+    assert [len(wav) for _, wav in spans(crowd(14), RATE)] == [0]
+    one = np.resize(SPEECH, 4 * RATE) * np.float32(0.06 / SPEECH.std())
+    for wav in (one, one + 0.5 * crowd(14), crowd(1), crowd(2)):
+        assert not align.many(wav)
+        assert len(list(spans(wav, RATE))) > 1
+
+
+@pytest.mark.parametrize("decibel", [20, 10, 5, 0])
+def test_one_voice_under_noise_is_no_crowd(decibel: int) -> None:
+    noise = np.random.default_rng(0).standard_normal(len(SPEECH)).astype(np.float32) * SPEECH.std() * 10 ** (-decibel / 20)
+    assert not align.many(SPEECH + noise.astype(np.float32))
+    assert not align.many(noise.astype(np.float32))

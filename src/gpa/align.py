@@ -36,6 +36,8 @@ LETTERS = (*"abcdefghijklmnopqrstuvwxyz", "e$", *_UNITS)  # e$: an e that ends a
 _SKIP = -4.0  # what it costs, in nats, to hear nothing of a unit
 _NEVER = -1e30
 _EVEN = 10.0  # of the first cepstrum, loud frames less soft ones: 5 dB (hums have at most 5.5, short words 18 and more)
+_ALIKE, _LIVELY = 9.0, 10.0  # dB: one voice under noise or before a crowd has more of the one, or less of the other
+_ROW = 7  # frames (70 ms) that a band is averaged over
 _JUMPS = 5  # 0 stay, 1 go on, 2 leave the silence out, 3 a unit, 4 both
 
 Array = NDArray[np.float64]
@@ -101,6 +103,18 @@ def likeness(wav: Wav) -> float:
     return float(acoustics.scores(frames, range(len(acoustics.means))).max(1).mean())
 
 
+def many(wav: Wav) -> bool:
+    """Whether (T,) at RATE is many voices over each other and none of them near: as a whole it is nearly as even as a hum is (from its
+    softest to its loudest tenth less than 9 dB), while what is heard in each band comes and goes as in speech (10 dB and more
+    in half of the bands), which it does not under a noise."""
+    power = _mel(np.asarray(wav, np.float64)) + 1e-10
+    whole = 10 * np.log10(power.sum(1))
+    sums, row = np.cumsum(np.pad(power, ((1, 0), (0, 0))), axis=0), min(_ROW, len(power))
+    smooth = 10 * np.log10((sums[row:] - sums[:-row]) / row)
+    bands = np.subtract(*np.quantile(smooth, (0.95, 0.1), axis=0))
+    return bool(np.subtract(*np.quantile(whole, (0.9, 0.1))) < _ALIKE and np.median(bands) > _LIVELY)
+
+
 def spell(word: str) -> list[str]:
     """A word -> its units; digits are read, letters of other scripts are OTHER, at least one unit."""
     read = (normalise(word) if any(map(str.isdigit, word)) else word).lower()
@@ -118,17 +132,21 @@ def spell(word: str) -> list[str]:
 
 def features(wav: Wav) -> Array:
     """(T,) at 16 kHz -> cepstra and their slopes (frames, 26), one frame 10 ms, centred, without the mean of the sound."""
-    count = max(1, -(-len(wav) // HOP))
-    padded = np.pad(np.asarray(wav, np.float64), (WINDOW // 2, WINDOW // 2 + count * HOP - len(wav)))
-    padded = padded[1:] - 0.97 * padded[:-1]
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:count]
-    power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), 512)) ** 2
-    mel = power @ _filters()
+    mel = _mel(np.asarray(wav, np.float64), 0.97)
     cepstra = np.log(mel + 1e-4 * mel.mean() + 1e-10) @ _cosines()
     cepstra -= cepstra.mean(0)
     edged = np.pad(cepstra, ((2, 2), (0, 0)), mode="edge")
     slopes = (2 * (edged[4:] - edged[:-4]) + edged[3:-1] - edged[1:-3]) / 10
     return np.concatenate([cepstra, 2 * slopes], axis=1)
+
+
+def _mel(wav: Array, emphasis: float = 0.0) -> Array:
+    """(T,) -> power (frames, BANDS)."""
+    count = max(1, -(-len(wav) // HOP))
+    padded = np.pad(wav, (WINDOW // 2, WINDOW // 2 + count * HOP - len(wav)))
+    padded = padded[1:] - emphasis * padded[:-1]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:count]
+    return np.asarray(np.abs(np.fft.rfft(frames * np.hanning(WINDOW), 512)) ** 2 @ _filters())
 
 
 def align(acoustics: Acoustics, frames: Array, spelled: Sequence[Sequence[str]]) -> list[tuple[int, int]]:

@@ -70,7 +70,8 @@ def spans(sound: Sound, sample_rate: int, longest: float | None = None) -> Itera
 class Ear:
     """Tells in which of the spans that a `Segmenter` finds somebody speaks, so that a buzzer or a hum is not heard as words.
 
-    The detector must be sure, or else what it found must sound like letters, as one short word does. Neither knows a checkpoint."""
+    The detector must be sure, or else what it found must sound like letters, as one short word does; and it must be no crowd of which
+    nobody stands out. None of these knows a checkpoint."""
 
     def __init__(self, sample_rate: int) -> None:
         self._rate = sample_rate
@@ -84,9 +85,10 @@ class Ear:
         return spoken
 
     def _spoken(self, wav: Wav) -> bool:
-        if segment.sureness(wav, self._rate) >= SURE:
-            return True
-        return align.likeness(audio.as_wav(wav, self._rate, align.RATE)) >= LIKE
+        heard = audio.as_wav(wav, self._rate, align.RATE)
+        if segment.sureness(wav, self._rate) < SURE and align.likeness(heard) < LIKE:
+            return False
+        return not align.many(heard)
 
 
 def silence(seconds: float, sample_rate: int) -> Iterator[Wav]:
