@@ -18,6 +18,7 @@ from gpa.audio import Wav
 
 ALWAYS = 5  # streams a processor that never wait: no more is known before some were made
 MARGIN = 2.0  # times as fast as they are heard: a gap-free stream needs 1.5 (`gpa.tokenizers.window.GROWTH`), and speed varies
+KEEP_UP = 1.25  # times as fast, of all together, those that rest included
 COMFORT = 4.0  # seconds ahead of a listener who hears as he gets: twice what a stretch takes at that speed
 PATIENCE = 0.5  # seconds after which a stream whose next chunk nobody asked for counts no more
 _KEPT = 0.98  # of what is known, with each chunk: about the last fifty count
@@ -29,6 +30,7 @@ class _One:
 
     def __init__(self) -> None:
         self.let_in = Event()
+        self.rests = False
         self.until = _ALWAYS_COUNTS  # the moment from which on it does not count
         self.given = self.since = 0.0  # seconds of sound, and when the first of it came
 
@@ -89,17 +91,18 @@ class Crowd:
         if (count := self._count()) < self._always:
             return True
         fresh = sum(not one.given for one in self._inside)  # the beginning of a stream is more work than the rest
-        return fresh < self._processors and self._made >= MARGIN * (count + 1) * self._took
+        wanted = max(MARGIN * (count + 1), KEEP_UP * (count + 1 + sum(one.rests for one in self._inside)))
+        return fresh < self._processors and self._made >= wanted * self._took
 
     def _ask(self, me: _One) -> float:
         """The moment from which on the next chunk is made."""
         while self._waiting and (more := me.ahead(self._clock()) - COMFORT) > 0:
             with self._lock:
-                me.until = _NEVER_COUNTS
+                me.rests, me.until = True, _NEVER_COUNTS
                 self._admit()
             time.sleep(min(more, PATIENCE))
         with self._lock:
-            me.until = _ALWAYS_COUNTS
+            me.rests, me.until = False, _ALWAYS_COUNTS
         return self._clock()
 
     def _note(self, me: _One, seconds: float, begun: float) -> None:
