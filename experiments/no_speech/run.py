@@ -65,7 +65,7 @@ def speech(model: gpa.GPA, human: Path, count: int) -> str:
 
 def crowds(human: Path, count: int) -> str:
     """`count` crowds of 4 to 7 and of 8 to 16 people, and as many clips of one person before such a crowd; without the model."""
-    rows, rng, lines = [row for row in manifest.read(human) if row.samples > 2 * RATE], np.random.default_rng(178), []
+    rows, rng, lines = [row for row in manifest.read(human) if (row.samples or 0) > 2 * RATE], np.random.default_rng(178), []
     babble = noise.Crowd(rows, human.parent)
     for least, most in ((4, 7), (8, 16)):
         wavs = []
