@@ -82,4 +82,4 @@ def test_a_small_decoder_has_one_thread_a_call(tmp_path: Path, monkeypatch: pyte
     assert lanes(net) == (1, 8)
     with net.open("wb") as file:
         file.truncate(BIG)
-    assert lanes(net) == (4, 1)
+    assert lanes(net) == (8, 1)

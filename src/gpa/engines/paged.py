@@ -7,12 +7,14 @@ the net together. Who is fed when, and what is drawn from the scores, is others'
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ctypes import CDLL, c_size_t, c_void_p
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpa.engines.pages import sparing
 
 if TYPE_CHECKING:
     from openvino import Model, Output
@@ -39,14 +41,15 @@ class Paged:
         import openvino
         from openvino._offline_transformations import paged_attention_transformation
 
+        self._file, self._fresh = xml.with_suffix(".bin"), True
         core = openvino.Core()
-        model = core.read_model(str(xml))
-        _end_at_heads(model)
-        paged_attention_transformation(model)
-        compiled = core.compile_model(model, "CPU", dict(properties))
+        with sparing(self._file):
+            model = core.read_model(str(xml))
+            _end_at_heads(model)
+            paged_attention_transformation(model)
+            compiled = core.compile_model(model, "CPU", dict(properties))
         self._threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         self._request: Any = compiled.create_infer_request()
-        self._file, self._fresh = xml.with_suffix(".bin").resolve(), True
         self._types: dict[str, Any] = {}
         for port in compiled.inputs:
             name, kind = port.get_any_name(), port.get_element_type()
@@ -61,10 +64,9 @@ class Paged:
 
         Raises RuntimeError."""
         fed = {name: np.asarray(value, self._types[name]) for name, value in self._inputs(rows).items() if name in self._types}
-        out = self._request.infer(fed, share_inputs=True, share_outputs=True)
-        if self._fresh:
-            self._fresh = False
-            forget_pages(self._file)  # the first step repacks what it multiplies by
+        with sparing(self._file) if self._fresh else nullcontext():  # the first step repacks what it multiplies by
+            out = self._request.infer(fed, share_inputs=True, share_outputs=True)
+        self._fresh = False
         of_head = [iter(scores) for scores in out.values()]  # each in the order of the rows
         return [None if row.head is None else next(of_head[row.head]) for row in rows]
 
@@ -106,18 +108,3 @@ def _heads(spread: Output) -> list[Output]:
         found.append(pieces.input_value(0))
         into = into.input_value(0).get_node()
     return found[::-1]
-
-
-def forget_pages(file: Path) -> None:
-    """Take the pages of a mapped file out of this process's memory: weights that were repacked are not read from there again.
-
-    Where the system has no such call nothing happens; pages that are read after all come back."""
-    maps = Path("/proc/self/maps")
-    if not maps.is_file():
-        return
-    madvise: Any = CDLL(None).madvise
-    for line in maps.read_text().splitlines():
-        span, *rest = line.split(maxsplit=5)
-        if rest[-1] == str(file):
-            start, end = (int(address, 16) for address in span.split("-"))
-            madvise(c_void_p(start), c_size_t(end - start), 4)  # MADV_DONTNEED

@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor, nn
 
 from gpa.nets.mel import BiCodecMel
+from gpa.nets.past import WHOLE, Whole
 from gpa.nets.quantize import FactorizedVQ
 from gpa.nets.source_filter import Rows, SourceFilter
 from gpa.nets.speaker import SpeakerEncoder
@@ -80,12 +81,14 @@ class FeatureDecoder(nn.Module):
         self.linear = nn.Linear(vocos_dim, out_channels)
         self.use_tanh_at_final = use_tanh_at_final
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(B, N, input_channels) and condition (B, condition_dim) -> (B, N * prod(sample_ratios), out_channels)."""
+    def forward(self, x: Tensor, condition: Tensor | None = None, past: Whole = WHOLE) -> Tensor:
+        """(B, N, input_channels) and condition (B, condition_dim) -> (B, N * prod(sample_ratios), out_channels).
+
+        A `past` knows no resampling (of a published checkpoint the ratios are 1)."""
         x = self.linear_pre(x)
-        for stage in self.downsample:
-            x = stage(x)
-        y: Tensor = self.linear(self.vocos_backbone(x, condition))
+        for resampling, backbone in self.downsample:
+            x = backbone(resampling(x), past=past)
+        y: Tensor = self.linear(self.vocos_backbone(x, condition, past))
         return y.tanh() if self.use_tanh_at_final else y
 
 
@@ -125,9 +128,9 @@ class BiCodec(nn.Module):
         """Reference clip (B, T) at 16 kHz -> global codes (B, token_num)."""
         return self.speaker_encoder.encode(self.mel_transformer(wav).transpose(1, 2))
 
-    def frames(self, latents: Tensor, d_vector: Tensor) -> Tensor:
+    def frames(self, latents: Tensor, d_vector: Tensor, past: Whole = WHOLE) -> Tensor:
         """Quantised latents (B, N, C) and d-vector (B, D) -> frames (B, T, D) the wave head reads."""
-        out: Tensor = self.prenet(latents, d_vector) + d_vector[:, None]
+        out: Tensor = self.prenet(latents, d_vector, past) + d_vector[:, None]
         return out
 
     def detokenize(self, codes: Tensor, voice: Tensor) -> Tensor | Rows:

@@ -6,26 +6,44 @@ large (Cast). Left alone: small tensors, and what codes and spectra are read fro
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from gpa.errors import MissingExtra
+from gpa.nets.net import data_file
 
 Precision = Literal["f32", "f16", "int8"]
+LARGE = 20_000_000  # bytes of a model whose weights stand beside it
 SMALL = 2048  # elements; below, compression saves nothing
 EXACT = ("quantizer.codebook", "quantizer.in_project", "codebook.", "fourier.")
 
 
-def compress(model: bytes, precision: Precision, strip: str = "") -> bytes:
-    """A serialised float32 ONNX model -> the same with stored weights of `precision`.
+def write_compressed(traced: Path, path: Path, precision: Precision, strip: str = "") -> Path:
+    """A float32 ONNX file -> the file PATH, its weights stored in `precision`; the first is deleted.
 
-    `strip` is taken off the front of initialiser names. Raises MissingExtra."""
+    The weights of a large net get a file of their own, which is mapped when the net runs: what OpenVINO reads of the ONNX file itself
+    stays in memory beside what it makes of it. `strip` is taken off the front of initialiser names. Raises MissingExtra."""
     try:
         import onnx
     except ImportError as error:
         raise MissingExtra("onnx", "train") from error
-    proto = onnx.load_from_string(model)
+    model, beside = onnx.load(str(traced)), data_file(path)
+    traced.unlink()
+    compress(model, precision, strip)
+    beside.unlink(missing_ok=True)
+    where = {"save_as_external_data": True, "location": beside.name} if model.ByteSize() >= LARGE else {}
+    onnx.save(model, str(traced), "protobuf", **where)
+    os.replace(traced, path)
+    return path
+
+
+def compress(proto: Any, precision: Precision, strip: str = "") -> None:
+    """Change a float32 ModelProto to the same with stored weights of `precision`; see `write_compressed`."""
+    import onnx
+
     _rename(proto.graph, strip)
     if precision != "f32":
         matrices = _matrices(proto.graph) if precision == "int8" else {}
@@ -49,7 +67,6 @@ def compress(model: bytes, precision: Precision, strip: str = "") -> bytes:
         del proto.graph.node[:]
         proto.graph.node.extend(body)
     onnx.checker.check_model(proto)
-    return bytes(proto.SerializeToString())
 
 
 def quantize(matrix: np.ndarray[Any, np.dtype[np.float32]], axis: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

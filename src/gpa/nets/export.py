@@ -4,13 +4,16 @@ glm-4-voice-tokenizer/model.onnx  wav (1, T) -> codes (1, ceil(T / 1280)) and, w
 BiCodec/wav2vec2-large-xlsr-53/model.onnx  wav (1, T), T >= 400 -> features (1, (T - 400) // 320 + 1, C)
 BiCodec/encoder.onnx              features (1, T, C) -> codes (1, N)
 BiCodec/speaker.onnx              wav (1, T) -> voice (1, token_num)
-BiCodec/decoder.onnx              codes (1, N), voice (1, token_num), skip (2,) -> wav (1, T), or the Rows of a source-filter head
+BiCodec/decoder.onnx              codes (1, N), voice (1, token_num), skip (2,) -> the Rows of a source-filter head
+
+Of a codec with a wave generator, in its place, piece by piece of a stream (see gpa.nets.past):
+BiCodec/prenet.onnx               codes (1, N), voice (1, token_num), ends (2,), past (1, S) -> frames (1, T, C), kept (1, S)
+BiCodec/decoder.onnx              frames (1, T, C), ends (2,), past (1, S) -> wav (1, T), kept (1, S)
 """
 
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpa.errors import CheckpointError
 from gpa.nets.bicodec import BiCodec
-from gpa.nets.compress import Precision, compress
+from gpa.nets.compress import Precision, write_compressed
 from gpa.nets.mel import BiCodecMel, WhisperMel
 from gpa.nets.net import Net, TorchNet
+from gpa.nets.past import Past
 from gpa.nets.source_filter import Rows, SourceFilter
 from gpa.nets.wav2vec2 import Wav2Vec2
 from gpa.nets.whisper import WhisperVQ
@@ -32,6 +37,7 @@ from gpa.nets.whisper import WhisperVQ
 OPSET = 17
 HOP = 320  # samples per encoder frame
 CODE = 1280  # samples per linguistic code
+FIXED = ("voice", "skip", "ends")  # inputs of one shape
 
 
 @dataclass(frozen=True)
@@ -61,20 +67,25 @@ def wav2vec2_job(net: Wav2Vec2) -> Job:
 
 
 def bicodec_jobs(codec: BiCodec) -> list[Job]:
-    """encoder.onnx, speaker.onnx and decoder.onnx."""
+    """encoder.onnx, speaker.onnx and decoder.onnx; with a wave generator prenet.onnx before it."""
     c = codec.config["audio_tokenizer"]
     width, frames, count = c["encoder"]["input_channels"], 24, 8
     codes = torch.arange(count)[None] * 31 % c["quantizer"]["codebook_size"]
     voice = torch.arange(c["speaker_encoder"]["token_num"])[None] * 7 % math.prod(c["speaker_encoder"]["fsq_levels"])
-    decoded = {"codes": codes, "voice": voice, "skip": torch.tensor([1, 2])}
-    rows = Rows._fields if isinstance(codec.decoder, SourceFilter) else ("wav",)
-    spoken = count * codec.config["latent_hop_length"] / codec.config["sample_rate"]
     features = 10 * _noise(frames * width).view(1, frames, width)
-    return [
+    jobs = [
         Job(EncoderGraph(codec), "encoder.onnx", {"features": features}, ("codes",), frames / 50),
         Job(SpeakerGraph(codec), "speaker.onnx", {"wav": _noise(16_000)}, ("voice",), 1.0),
-        Job(DecoderGraph(codec), "decoder.onnx", decoded, rows, spoken),
     ]
+    spoken = count * codec.config["latent_hop_length"] / codec.config["sample_rate"]
+    said = {"codes": codes, "voice": voice}
+    if isinstance(codec.decoder, SourceFilter):
+        return [*jobs, Job(RowsGraph(codec), "decoder.onnx", said | {"skip": torch.tensor([1, 2])}, Rows._fields, spoken)]
+    alone = {"ends": torch.tensor([1, 1]), "past": torch.zeros(1, 0)}
+    inner = c["decoder"]["input_channel"]
+    heard = {"frames": _noise(count * inner).view(1, count, inner)} | alone
+    jobs.append(Job(PrenetGraph(codec), "prenet.onnx", said | alone, ("frames", "kept"), spoken))
+    return [*jobs, Job(WaveGraph(codec), "decoder.onnx", heard, ("wav", "kept"), spoken)]
 
 
 def _noise(samples: int) -> Tensor:
@@ -87,7 +98,7 @@ def export_glm(net: WhisperVQ, folder: Path, feature_layers: Sequence[int] = (),
 
 
 def export_bicodec(codec: BiCodec, folder: Path, precision: Precision = "f32") -> list[Path]:
-    """Write FOLDER/encoder.onnx, speaker.onnx and decoder.onnx."""
+    """Write FOLDER/encoder.onnx, speaker.onnx, decoder.onnx and, with a wave generator, prenet.onnx."""
     return [job.write(folder, precision) for job in bicodec_jobs(codec)]
 
 
@@ -180,10 +191,10 @@ class SpeakerGraph(nn.Module):
         return (self.speaker_encoder.encode(m.compressed(power.sqrt()).transpose(1, 2)),)
 
 
-class DecoderGraph(nn.Module):
-    """Codes and voice -> wave, or the rows of a source-filter head.
+class RowsGraph(nn.Module):
+    """Codes and voice -> the rows of a source-filter head.
 
-    `skip` frames at the front and at the back are not given to the wave head, which costs most and sees least far."""
+    `skip` frames at the front and at the back are not given to the head, which sees least far."""
 
     def __init__(self, codec: BiCodec) -> None:
         super().__init__()
@@ -192,13 +203,40 @@ class DecoderGraph(nn.Module):
         self.frames = codec.frames
 
     def forward(self, codes: Tensor, voice: Tensor, skip: Tensor) -> tuple[Tensor, ...]:
-        """(1, N), (1, token_num), (2,) -> wav (1, T), or Rows."""
+        """(1, N), (1, token_num), (2,) -> Rows."""
         d_vector = self.speaker_encoder.decode(voice)
         frames = self.frames(self.quantizer.decode(codes), d_vector)
-        frames = frames[:, skip[0] : frames.shape[1] - skip[1]]
-        if isinstance(self.decoder, SourceFilter):
-            return tuple(self.decoder(frames, d_vector))
-        return (self.decoder(frames.transpose(1, 2))[:, 0],)
+        return tuple(self.decoder(frames[:, skip[0] : frames.shape[1] - skip[1]], d_vector))
+
+
+class PrenetGraph(nn.Module):
+    """A piece of a stream of codes, and its voice -> the frames that are settled, and what the next piece needs (see `Past`)."""
+
+    def __init__(self, codec: BiCodec) -> None:
+        super().__init__()
+        self.quantizer, self.prenet, self.speaker_encoder = codec.quantizer, codec.prenet, codec.speaker_encoder
+        self.frames = codec.frames
+        ratios = codec.config["audio_tokenizer"]["prenet"].get("sample_ratios", [1, 1])
+        if any(ratio != 1 for ratio in ratios):
+            raise CheckpointError(f"prenet.sample_ratios of a codec with a wave generator: found {ratios} (legal: 1 everywhere)")
+
+    def forward(self, codes: Tensor, voice: Tensor, ends: Tensor, past: Tensor) -> tuple[Tensor, ...]:
+        """(1, N), (1, token_num), (2,), (1, S) -> frames (1, T, C), kept (1, S)."""
+        heard = Past(ends, past)
+        return self.frames(self.quantizer.decode(codes), self.speaker_encoder.decode(voice), heard), heard.kept()
+
+
+class WaveGraph(nn.Module):
+    """A piece of a stream of frames -> the samples that are settled, and what the next piece needs."""
+
+    def __init__(self, codec: BiCodec) -> None:
+        super().__init__()
+        self.decoder = codec.decoder
+
+    def forward(self, frames: Tensor, ends: Tensor, past: Tensor) -> tuple[Tensor, ...]:
+        """(1, T, C), (2,), (1, S) -> wav (1, T'), kept (1, S)."""
+        heard = Past(ends, past)
+        return self.decoder(frames.transpose(1, 2), heard)[:, 0], heard.kept()
 
 
 class Fourier(nn.Module):
@@ -228,8 +266,8 @@ class Fourier(nn.Module):
 
 
 def _write(graph: nn.Module, path: Path, example: dict[str, Tensor], outputs: list[str], precision: Precision) -> Path:
-    """Trace `graph`; every axis 1 but that of `voice` is free."""
-    free = {name: {1: f"{name}_length"} for name in [*example, *outputs] if name not in ("voice", "skip")}
+    """Trace `graph`; every axis 1 but of those FIXED is free."""
+    free = {name: {1: f"{name}_length"} for name in [*example, *outputs] if name not in FIXED}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
     options: dict[str, Any] = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
@@ -246,6 +284,4 @@ def _write(graph: nn.Module, path: Path, example: dict[str, Tensor], outputs: li
             dynamo=False,
             **options,
         )
-    draft.write_bytes(compress(draft.read_bytes(), precision, strip="net."))
-    os.replace(draft, path)
-    return path
+    return write_compressed(draft, path, precision, strip="net.")

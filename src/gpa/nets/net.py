@@ -6,6 +6,7 @@ The rooms above (tokenizers, segment) call a Net and know neither torch nor Open
 from __future__ import annotations
 
 from collections import deque
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gpa.engines.pages import sparing
 from gpa.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -29,6 +31,16 @@ class Net(Protocol):
         """Named inputs -> named outputs. Raises CheckpointError when a name or a shape does not fit the net."""
 
 
+def data_file(path: Path) -> Path:
+    """Where the weights of an ONNX file or of an IR stand, if not in the file itself."""
+    return path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
+
+
+def size(path: Path) -> int:
+    """Bytes of a net, with its weights; 0 where there is none."""
+    return sum(file.stat().st_size for file in (path, data_file(path)) if file.is_file())
+
+
 class OpenVINONet:
     """A compiled `.onnx` or `.xml`. Calls from several threads run at once, each in an infer request of its own."""
 
@@ -36,6 +48,7 @@ class OpenVINONet:
         self.path = Path(path)
         if not self.path.is_file():
             raise CheckpointError(f"{self.path} is missing: `gpa convert` writes it from the weights of a checkpoint")
+        self._weights, self._fresh = data_file(self.path), True
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if device == "CPU":
             settings["INFERENCE_PRECISION_HINT"] = "f32"  # the default is bfloat16 where the CPU has it
@@ -47,7 +60,8 @@ class OpenVINONet:
         if cache_dir is not None:
             settings["CACHE_DIR"] = str(cache_dir)
         try:
-            self._model: Any = _core().compile_model(str(self.path), device, settings)
+            with sparing(self._weights):
+                self._model: Any = _core().compile_model(str(self.path), device, settings)
         except RuntimeError as error:
             raise CheckpointError(f"{self.path} cannot be loaded on {device}: {error}") from error
         self._inputs = {name: port.get_element_type().to_dtype() for port in self._model.inputs for name in port.get_names()}
@@ -64,11 +78,13 @@ class OpenVINONet:
         except IndexError:
             request = self._model.create_infer_request()
         try:
-            out = request.infer(fed, share_inputs=True)  # outputs are copied, so the request is free again
+            with sparing(self._weights) if self._fresh else nullcontext():  # the first call repacks what it multiplies by
+                out = request.infer(fed, share_inputs=True)  # outputs are copied, so the request is free again
         except RuntimeError as error:
             shapes = ", ".join(f"{name} {array.shape}" for name, array in fed.items())
             raise CheckpointError(f"{self.path} failed on {shapes}: {error}") from error
         self._idle.append(request)
+        self._fresh = False
         return {name: value for port, value in out.items() for name in port.get_names()}
 
 

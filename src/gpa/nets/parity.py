@@ -12,10 +12,10 @@ import torch
 from gpa.engines.base import Context, Engine, Sampling
 from gpa.engines.card import ids_of
 from gpa.engines.heads import merge
-from gpa.nets.export import Job, in_torch
+from gpa.nets.export import FIXED, Job, in_torch
 from gpa.nets.folders import read_lm
 from gpa.nets.lm import LM
-from gpa.nets.net import Array, load_net
+from gpa.nets.net import Array, load_net, size
 
 LONGER = 4  # times the example that was traced: lengths are free
 IDS = 32  # of a continuation
@@ -30,7 +30,7 @@ def compared(job: Job, path: Path) -> str:
     net(**fed)
     took = time.perf_counter() - started
     differs = ", ".join(_difference(name, made[name], legal[name]) for name in job.outputs)
-    return f"{path.stat().st_size / 1e6:.1f} MB, {differs}, {job.seconds * LONGER / took:.1f} s of sound a second"
+    return f"{size(path) / 1e6:.1f} MB, {differs}, {job.seconds * LONGER / took:.1f} s of sound a second"
 
 
 def compared_lm(folder: Path, engine: Engine, prompts: Sequence[Context]) -> str:
@@ -55,7 +55,7 @@ def _read(net: LM, engine: Engine, prompt: Context) -> tuple[Array, Array]:
 
 
 def _longer(name: str, value: Array) -> Array:
-    return value if name in ("voice", "skip") else np.concatenate([value] * LONGER, 1)
+    return value if name in FIXED else np.concatenate([value] * LONGER, 1)
 
 
 def _difference(name: str, made: Array, legal: Array) -> str:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter, init
 
+from gpa.nets.past import WHOLE, Whole
+
 KERNEL = 7
 EPS = 1e-6  # of every LayerNorm in BiCodec
 
@@ -46,11 +48,10 @@ def _apply(norm: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
     return out
 
 
-def _convolve(conv: nn.Conv1d, x: Tensor, right: int) -> Tensor:
-    """Convolution over time of (B, T, C) that sees `right` future frames; length is kept."""
-    y = conv(F.pad(x.transpose(1, 2), (KERNEL - 1 - right, right)))
-    out: Tensor = y.transpose(1, 2)
-    return out
+def _convolve(conv: nn.Conv1d, x: Tensor, right: int, past: Whole) -> tuple[Tensor, Tensor]:
+    """Convolution over time of (B, T, C) that sees `right` future frames, and the frames of x that it gives."""
+    whole, middle = past.around(x.transpose(1, 2), KERNEL - 1 - right, right)
+    return conv(whole).transpose(1, 2), middle.transpose(1, 2)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -65,9 +66,10 @@ class ConvNeXtBlock(nn.Module):
         self.pwconv2 = nn.Linear(intermediate_dim, dim)
         self.gamma = Parameter(Tensor([gamma]).repeat(dim))
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None = None, past: Whole = WHOLE) -> Tensor:
         """(B, T, dim) -> same."""
-        y = _apply(self.norm, _convolve(self.dwconv, x, self.right), condition)
+        y, x = _convolve(self.dwconv, x, self.right, past)
+        y = _apply(self.norm, y, condition)
         out: Tensor = x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
         return out
 
@@ -96,11 +98,11 @@ class VocosBackbone(nn.Module):
         self.convnext = nn.ModuleList([ConvNeXtBlock(dim, intermediate_dim, condition_dim, right) for right in rights[1:]])
         self.final_layer_norm = nn.LayerNorm(dim, eps=EPS)
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None = None, past: Whole = WHOLE) -> Tensor:
         """(B, T, input_dim) -> (B, T, dim)."""
-        x = _apply(self.norm, _convolve(self.embed, x, self.right), condition)
+        x = _apply(self.norm, _convolve(self.embed, x, self.right, past)[0], condition)
         for block in self.convnext:
-            x = block(x, condition)
+            x = block(x, condition, past)
         out: Tensor = self.final_layer_norm(x)
         return out
 

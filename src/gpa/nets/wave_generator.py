@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from gpa.nets.past import WHOLE, Whole
 from gpa.nets.weight_norm import NormedConv1d, NormedConvTranspose1d
+
+PI = (3.140625, math.pi - 3.140625)  # the first has few bits, so that its multiples are exact
+# sin(x) / x as a polynomial of x^2, over -pi/2 .. pi/2
+SINE = (2.60515160993342e-06, -0.00019809040024305907, 0.008333050533611597, -0.16666657966461842, 0.9999999957137161)
 
 
 class Snake(nn.Module):
@@ -17,7 +24,22 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> same."""
-        return x + (self.alpha * x).sin().square() / (self.alpha + 1e-9)
+        return x + squared_sine(self.alpha * x) / (self.alpha + 1e-9)
+
+
+def squared_sine(x: Tensor) -> Tensor:
+    """sin(x)^2 within 3e-7 for |x| up to 1000.
+
+    An export has a polynomial over one period, for OpenVINO computes sines one by one."""
+    if not torch.onnx.is_in_onnx_export():
+        return x.sin().square()
+    turns = (x * (1 / math.pi)).round()
+    x = x - turns * PI[0] - turns * PI[1]  # in -pi/2 .. pi/2
+    square = x * x
+    quotient = square * SINE[0] + SINE[1]
+    for factor in SINE[2:]:
+        quotient = quotient * square + factor
+    return square * quotient * quotient
 
 
 class ResidualUnit(nn.Module):
@@ -32,9 +54,11 @@ class ResidualUnit(nn.Module):
             NormedConv1d(channels, channels, 1),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: Whole = WHOLE) -> Tensor:
         """(B, C, T) -> same."""
-        out: Tensor = x + self.block(x)
+        first, dilated, second, narrow = self.block
+        whole, middle = past.around(x, dilated.side, dilated.side)  # a Snake of zero is zero
+        out: Tensor = middle + narrow(second(dilated.inner(first(whole))))
         return out
 
 
@@ -49,10 +73,13 @@ class UpsamplingBlock(nn.Module):
             *(ResidualUnit(outputs, dilation) for dilation in (1, 3, 9)),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: Whole = WHOLE) -> Tensor:
         """(B, inputs, T) -> (B, outputs, T * rate)."""
-        out: Tensor = self.block(x)
-        return out
+        snake, raised, *units = self.block
+        x = raised(snake(x), past)
+        for unit in units:
+            x = unit(x, past)
+        return x
 
 
 class WaveGenerator(nn.Module):
@@ -67,7 +94,11 @@ class WaveGenerator(nn.Module):
         layers += [Snake(last), NormedConv1d(last, 1, 7, padding=3), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: Whole = WHOLE) -> Tensor:
         """(B, input_channel, T) -> (B, 1, T * prod(rates))."""
-        out: Tensor = self.model(x)
+        first, *blocks, snake, last, tanh = self.model
+        x = first(x, past)
+        for block in blocks:
+            x = block(x, past)
+        out: Tensor = tanh(last(snake(x), past))
         return out

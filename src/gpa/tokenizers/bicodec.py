@@ -6,6 +6,7 @@ Arrays in, arrays out; the maths are Nets. Decoding drains a stream: how codes a
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from gpa.tokenizers.glm import Codes, GLMTokenizer
 from gpa.tokenizers.turns import Listener, Turns, lanes
 from gpa.tokenizers.window import MOST_SECONDS, receptive_field, samples_per_code, stretches
 
+MOST_PIECE = 0.64  # seconds that a wave generator decodes at once: more would be no less work, and take more memory
 SHORTEST = 400  # samples that wav2vec2 needs for one frame
 
 
@@ -117,13 +119,20 @@ class BiCodec:
     ) -> SpeechStream:
         """A stream that gives the samples of `decode`, as codes come.
 
-        `lookahead`: codes to wait for behind those that are decoded. Fewer than `field.after` (None: exactly these) start
-        earlier, but the samples differ from `decode`. `f0_scale` multiplies the pitch (source-filter heads only). `longest`:
+        `lookahead` (source-filter heads only): codes to wait for behind those that are decoded. Fewer than `field.after` (None:
+        exactly these) start earlier, but the samples differ from `decode`. `f0_scale` (these only) multiplies the pitch. `longest`:
         seconds decoded at once; fewer are more work and less delay (of live talk). `listener`: who heard what was said before,
         if it is not the first of several utterances: the more that was, the more of this one may be decoded at once.
         Raises CheckpointError."""
-        after = self.field.after if lookahead is None else lookahead
-        return SpeechStream(self, voice, seed, after, f0_scale, longest, listener or Listener())
+        listener = listener or Listener()
+        if self.parametric:
+            after = self.field.after if lookahead is None else lookahead
+            return RowsStream(self, voice, seed, after, f0_scale, longest, listener)
+        if f0_scale != 1:
+            raise CheckpointError("this checkpoint's decoder has no pitch to scale (legal: f0_scale 1)")
+        if lookahead not in (None, self.field.after):
+            raise CheckpointError(f"this checkpoint's decoder waits for all that it hears (legal: lookahead {self.field.after})")
+        return WaveStream(self, voice, min(longest, MOST_PIECE), listener)
 
     @property
     def parametric(self) -> bool:
@@ -136,9 +145,18 @@ class BiCodec:
 
     @cached_property
     def decoder(self) -> Net:
-        """codes (1, N), voice (1, token_num), skip (2,) -> wav (1, T) or rows of all frames but those skipped at either end."""
+        """codes (1, N), voice (1, token_num), skip (2,) -> rows of all frames but those skipped at either end; of a wave generator
+        frames (1, T, C), ends (2,), past (1, S) -> wav (1, T), kept (1, S)."""
+        return self._spoken("decoder.onnx")
+
+    @cached_property
+    def prenet(self) -> Net:
+        """Of a codec with a wave generator: codes (1, N), voice (1, token_num), ends (2,), past (1, S) -> frames, kept."""
+        return self._spoken("prenet.onnx")
+
+    def _spoken(self, file: str) -> Net:
         threads, calls = self._lanes
-        return load_net(self.folder / "decoder.onnx", threads, *self._how[1:], calls=calls)
+        return load_net(self.folder / file, threads, *self._how[1:], calls=calls)
 
     @cached_property
     def _wav2vec2(self) -> Net:
@@ -153,32 +171,20 @@ class BiCodec:
         return load_net(self.folder / "speaker.onnx", *self._how)
 
 
-class SpeechStream:
-    """One utterance being spoken: the codes still needed, and the state of the synthesis.
+class SpeechStream(ABC):
+    """One utterance being spoken: the codes still needed, and the state of what follows.
 
     It is decoded in stretches whose sizes depend on nothing but their number and what was said before
-    (gpa.tokenizers.window), each with the codes around it that it depends on: so the samples do not depend on how the codes
-    were pushed."""
+    (gpa.tokenizers.window): so the samples do not depend on how the codes were pushed."""
 
-    def __init__(
-        self, codec: BiCodec, voice: Iterable[int], seed: int, lookahead: int, f0_scale: float, longest: float, listener: Listener
-    ) -> None:
-        self._codec, self._lookahead, self._f0_scale = codec, lookahead, np.float32(f0_scale)
+    def __init__(self, codec: BiCodec, voice: Iterable[int], longest: float, listener: Listener) -> None:
+        self._codec, self._listener = codec, listener
         self._voice = np.asarray(list(voice), np.int64)[None]
         if self._voice.shape[1] != codec.token_num:
             raise CheckpointError(f"a voice has {codec.token_num} global codes, found {self._voice.shape[1]}")
-        self._synthesis = codec.synthesis(seed) if codec.parametric else None
-        if self._synthesis is None and f0_scale != 1:
-            raise CheckpointError("this checkpoint's decoder has no pitch to scale (legal: f0_scale 1)")
-        # what the head gives for a frame: samples, or rows
-        self._per_frame = codec.samples_per_code // codec.field.frames_per_code
-        if self._synthesis is not None:
-            self._per_frame //= self._synthesis.hop_length
-        self._listener = listener
         self._stretches = stretches(codec.frame_rate, longest, listener.given)
         self._size = next(self._stretches)
         self._codes: Codes = np.zeros(0, np.int64)
-        self._before = 0  # how many of the codes held are there for context only
 
     def push(self, codes: Iterable[int]) -> Wav:
         """Codes (N,) -> the samples that are settled, possibly none. Raises CheckpointError for an illegal code."""
@@ -187,18 +193,98 @@ class SpeechStream:
             raise CheckpointError(f"semantic codes must lie in 0..{self._codec.codebook_size - 1}, found {new.min()}..{new.max()}")
         self._codes = np.concatenate([self._codes, new])
         out = [np.zeros(0, np.float32)]
-        while len(self._codes) >= self._before + self._size + self._lookahead:
-            out.append(self._decode(self._size, self._lookahead))
+        while len(self._codes) >= self._needed:
+            out.append(self._stretch())
             self._size = next(self._stretches)
         return np.concatenate(out)
 
+    @property
+    @abstractmethod
+    def _needed(self) -> int:
+        """How many codes must be held for the next stretch."""
+
+    @abstractmethod
+    def _stretch(self) -> Wav:
+        """The next `_size` codes -> samples."""
+
+    @abstractmethod
     def flush(self) -> Wav:
         """The rest. Nothing may be pushed afterwards."""
+
+
+class WaveStream(SpeechStream):
+    """Of a wave generator: nothing is decoded twice, for the nets hand on what their convolutions need of what was before."""
+
+    def __init__(self, codec: BiCodec, voice: Iterable[int], longest: float, listener: Listener) -> None:
+        super().__init__(codec, voice, longest, listener)
+        self._prenet, self._decoder = _Piecewise(codec.prenet), _Piecewise(codec.decoder)
+        self._most = max(round(MOST_PIECE * codec.frame_rate), codec.field.head_after + 1)  # frames
+
+    @property
+    def _needed(self) -> int:
+        return self._next + 1  # one is left for the end
+
+    @property
+    def _next(self) -> int:
+        return self._size if self._prenet.begun else self._size + self._codec.field.after
+
+    def _stretch(self) -> Wav:
+        return self._decode(self._next, False)
+
+    def flush(self) -> Wav:
+        """See `SpeechStream.flush`."""
+        return self._decode(len(self._codes), True) if len(self._codes) else np.zeros(0, np.float32)
+
+    def _decode(self, count: int, last: bool) -> Wav:
+        """The next `count` codes -> the samples that are settled with them."""
+        codes, self._codes = self._codes[:count], self._codes[count:]
+        with self._codec.turns.turn(self._listener.due):
+            frames = self._prenet(last, codes=codes[None], voice=self._voice)["frames"]
+            *pieces, end = (frames[:, start : start + self._most] for start in range(0, frames.shape[1], self._most))
+            made = [self._decoder(False, frames=piece)["wav"][0] for piece in pieces]
+            wav: Wav = np.concatenate([*made, self._decoder(last, frames=end)["wav"][0]])
+        self._listener.give(len(wav) / self._codec.sample_rate)
+        return wav
+
+
+class _Piecewise:
+    """A net that reads a stream in pieces, and what it keeps of them."""
+
+    def __init__(self, net: Net) -> None:
+        self._net, self._past, self.begun = net, np.zeros((1, 0), np.float32), False
+
+    def __call__(self, last: bool, **piece: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The next piece, perhaps the last."""
+        out = self._net(ends=np.array([not self.begun, last], np.int64), past=self._past, **piece)
+        self._past, self.begun = out["kept"], True
+        return out
+
+
+class RowsStream(SpeechStream):
+    """Of a source-filter head: every stretch is decoded with the codes around it that it depends on, and then synthesised."""
+
+    def __init__(
+        self, codec: BiCodec, voice: Iterable[int], seed: int, lookahead: int, f0_scale: float, longest: float, listener: Listener
+    ) -> None:
+        super().__init__(codec, voice, longest, listener)
+        self._lookahead, self._f0_scale = lookahead, np.float32(f0_scale)
+        self._synthesis = codec.synthesis(seed)
+        # rows that the head gives for a frame
+        self._per_frame = codec.samples_per_code // codec.field.frames_per_code // self._synthesis.hop_length
+        self._before = 0  # how many of the codes held are there for context only
+
+    @property
+    def _needed(self) -> int:
+        return self._before + self._size + self._lookahead
+
+    def _stretch(self) -> Wav:
+        return self._decode(self._size, self._lookahead)
+
+    def flush(self) -> Wav:
+        """See `SpeechStream.flush`."""
         left = len(self._codes) - self._before
         wav = self._decode(left, 0) if left else np.zeros(0, np.float32)
-        if self._synthesis is not None:
-            wav = np.concatenate([wav, self._synthesis.flush().astype(np.float32)])
-        return wav
+        return np.concatenate([wav, self._synthesis.flush().astype(np.float32)])
 
     def _decode(self, size: int, after: int) -> Wav:
         """The next `size` codes, with `after` codes of look-ahead -> samples."""
@@ -206,16 +292,12 @@ class SpeechStream:
         window = self._codes[: self._before + size + after]
         first, last = self._before * per, (self._before + size) * per  # frames
         start, stop = max(0, first - field.head_before), min(len(window) * per, last + field.head_after)
-        skip = np.array([start, len(window) * per - stop])
         with self._codec.turns.turn(self._listener.due):
-            out = self._codec.decoder(codes=window[None], voice=self._voice, skip=skip)
+            out = self._codec.decoder(codes=window[None], voice=self._voice, skip=np.array([start, len(window) * per - stop]))
         self._listener.give(size / self._codec.frame_rate)
         used = self._before + size - field.before
         self._codes, self._before = self._codes[max(0, used) :], self._before + size - max(0, used)
         part = slice((first - start) * self._per_frame, (last - start) * self._per_frame)
-        if self._synthesis is None:
-            wav: Wav = out["wav"][0, part]
-            return wav
         rows = Rows(*(out[name][0, part] for name in Rows._fields))
         return self._synthesis.push(rows._replace(f0=rows.f0 * self._f0_scale)).astype(np.float32)
 

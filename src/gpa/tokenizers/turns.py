@@ -11,6 +11,8 @@ from itertools import count
 from pathlib import Path
 from threading import Lock
 
+from gpa.nets.net import size
+
 BIG = 50_000_000  # bytes of a decoder from which a second thread pays
 
 
@@ -18,10 +20,9 @@ def lanes(net: Path) -> tuple[int, int]:
     """Threads of one call of a decoder, and how many calls run at once.
 
     Threads that share a small net wait for each other: two of them took 1.5 times the processor time of one to decode a
-    second. So each call has its own."""
+    second. So each call has its own. A big one has all: a language model as big steps with little more than one (measured)."""
     processors = os.cpu_count() or 1
-    big = net.is_file() and net.stat().st_size >= BIG
-    return (max(1, processors // 2), 1) if big else (1, processors)
+    return (processors, 1) if size(net) >= BIG else (1, processors)
 
 
 class Listener:

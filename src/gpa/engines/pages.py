@@ -1,0 +1,53 @@
+"""Memory that loading a net takes and running it does not: OpenVINO keeps weights as they were read beside what it made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import CDLL, c_size_t, c_void_p
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+EVERY = 0.02  # seconds: so much of a file is in memory at a time as is read in these
+_DONT_NEED = 4  # MADV_DONTNEED
+
+
+@contextmanager
+def sparing(weights: Path) -> Iterator[None]:
+    """While the weights of a mapped file are read and repacked, their pages leave this process's memory again, over and over.
+
+    Pages that are read after all come back. Where the file is not mapped, or the system has no such call, nothing happens."""
+    done, file = Event(), str(weights.resolve())
+
+    def give_back() -> None:
+        while not done.wait(EVERY):
+            _forget(file)
+
+    thread = Thread(target=give_back, name="gpa pages", daemon=True)
+    if weights.is_file() and Path("/proc/self/maps").is_file():
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.ident is not None:
+            thread.join()
+            _forget(file)
+            _trim()
+
+
+def _forget(file: str) -> None:
+    madvise: Any = CDLL(None).madvise
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *rest = line.split(maxsplit=5)
+        if rest[-1] == file:
+            start, end = (int(address, 16) for address in span.split("-"))
+            madvise(c_void_p(start), c_size_t(end - start), _DONT_NEED)
+
+
+def _trim() -> None:
+    """Give the system what was freed but kept by the C library (of GNU; others have no such call)."""
+    trim: Any = getattr(CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(c_size_t(0))
