@@ -4,13 +4,15 @@ HUMANS is a manifest of clips of people that were not trained on (`id`, `text`, 
 beside it); WORK keeps what was spoken, so that the next checkpoint is measured on the same readings. STYLE: `phrase` (what the
 server asks for), or `sentence` (one with slots, which was compared). Right readings: teachers and
 voices of the checkpoint read fresh phrases, people read the text of their own clip. Wrong ones: every reading against the phrases
-of the others, in the same and in other voices. Needs `gpa[data]`, flite and espeak-ng.
+of the others, in the same and in other voices. Needs `gpa[data]` and
+flite; where espeak-ng is missing one teacher is left out.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ from gpa.voice import Voice
 
 RATE = 16_000
 TEACHERS = [f"h{i}" for i in range(300, 310)] + ["heart@1.0", "joe@1.0", *(f"flite-{name}@1.0" for name in ("rms", "slt", "awb", "kal16"))]
+if not shutil.which("espeak-ng"):
+    TEACHERS.remove("joe@1.0")  # who is spelled by it
 EACH = 4  # phrases a speaker
 SAMPLE = "The harbour was quiet that morning. A boat came in, slowly, and somebody on the pier waved to it with a red scarf."
 SLOTS = (

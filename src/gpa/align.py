@@ -36,7 +36,7 @@ LETTERS = (*"abcdefghijklmnopqrstuvwxyz", "e$", *_UNITS)  # e$: an e that ends a
 _SKIP = -4.0  # what it costs, in nats, to hear nothing of a unit
 _NEVER = -1e30
 _EVEN = 10.0  # of the first cepstrum, loud frames less soft ones: 5 dB (hums have at most 5.5, short words 18 and more)
-_ALIKE, _LIVELY = 9.0, 10.0  # dB: one voice under noise or before a crowd has more of the one, or less of the other
+_ALIKE, _LIVELY = 9.0, 11.0  # dB: one voice under noise or before a crowd has more of the one, or less of the other
 _ROW = 7  # frames (70 ms) that a band is averaged over
 _JUMPS = 5  # 0 stay, 1 go on, 2 leave the silence out, 3 a unit, 4 both
 
@@ -105,7 +105,7 @@ def likeness(wav: Wav) -> float:
 
 def many(wav: Wav) -> bool:
     """Whether (T,) at RATE is many voices over each other and none of them near: as a whole it is nearly as even as a hum is (from its
-    softest to its loudest tenth less than 9 dB), while what is heard in each band comes and goes as in speech (10 dB and more
+    softest to its loudest tenth less than 9 dB), while what is heard in each band comes and goes as in speech (11 dB and more
     in half of the bands), which it does not under a noise."""
     power = _mel(np.asarray(wav, np.float64)) + 1e-10
     whole = 10 * np.log10(power.sum(1))
