@@ -97,7 +97,7 @@ def listeners(host: str, port: int, option: str = "--port") -> list[socket.socke
     """A socket for each address that `host` has (localhost: two), at one port; 0 is a free one. Raises GPAError: it is taken."""
     found: list[socket.socket] = []
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, address in dict.fromkeys((family, str(place[0])) for family, _, _, _, place in addresses):
             at = found[0].getsockname()[1] if found else port
             try:
