@@ -86,7 +86,8 @@ class FeatureDecoder(nn.Module):
 
         A `past` knows no resampling (of a published checkpoint the ratios are 1)."""
         x = self.linear_pre(x)
-        for resampling, backbone in self.downsample:
+        stages: list[Any] = list(self.downsample)
+        for resampling, backbone in stages:
             x = backbone(resampling(x), past=past)
         y: Tensor = self.linear(self.vocos_backbone(x, condition, past))
         return y.tanh() if self.use_tanh_at_final else y

@@ -34,7 +34,7 @@ def write_compressed(traced: Path, path: Path, precision: Precision, strip: str 
     traced.unlink()
     compress(model, precision, strip)
     beside.unlink(missing_ok=True)
-    where = {"save_as_external_data": True, "location": beside.name} if model.ByteSize() >= LARGE else {}
+    where: dict[str, Any] = {"save_as_external_data": True, "location": beside.name} if model.ByteSize() >= LARGE else {}
     onnx.save(model, str(traced), "protobuf", **where)
     os.replace(traced, path)
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,8 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor, past: Whole = WHOLE) -> Tensor:
         """(B, C, T) -> same."""
-        first, dilated, second, narrow = self.block
+        parts: list[Any] = list(self.block)
+        first, dilated, second, narrow = parts
         whole, middle = past.around(x, dilated.side, dilated.side)  # a Snake of zero is zero
         out: Tensor = middle + narrow(second(dilated.inner(first(whole))))
         return out
@@ -75,11 +77,12 @@ class UpsamplingBlock(nn.Module):
 
     def forward(self, x: Tensor, past: Whole = WHOLE) -> Tensor:
         """(B, inputs, T) -> (B, outputs, T * rate)."""
-        snake, raised, *units = self.block
-        x = raised(snake(x), past)
+        parts: list[Any] = list(self.block)
+        snake, raised, *units = parts
+        out: Tensor = raised(snake(x), past)
         for unit in units:
-            x = unit(x, past)
-        return x
+            out = unit(out, past)
+        return out
 
 
 class WaveGenerator(nn.Module):
@@ -96,7 +99,8 @@ class WaveGenerator(nn.Module):
 
     def forward(self, x: Tensor, past: Whole = WHOLE) -> Tensor:
         """(B, input_channel, T) -> (B, 1, T * prod(rates))."""
-        first, *blocks, snake, last, tanh = self.model
+        parts: list[Any] = list(self.model)
+        first, *blocks, snake, last, tanh = parts
         x = first(x, past)
         for block in blocks:
             x = block(x, past)
