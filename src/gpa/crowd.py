@@ -19,7 +19,7 @@ from gpa.audio import Wav
 ALWAYS = 5  # streams a processor that never wait: no more is known before some were made
 MARGIN = 2.0  # times as fast as they are heard: a gap-free stream needs 1.5 (`gpa.tokenizers.window.GROWTH`), and speed varies
 KEEP_UP = 1.25  # times as fast, of all together, those that rest included
-COMFORT = 4.0  # seconds ahead of a listener who hears as he gets: twice what a stretch takes at that speed
+COMFORT = 6.0  # seconds ahead of a listener who hears as he gets: a sentence begun anew, its first 4 s at once, takes up to 5
 PATIENCE = 0.5  # seconds after which a stream whose next chunk nobody asked for counts no more
 _KEPT = 0.98  # of what is known, with each chunk: about the last fifty count
 _ALWAYS_COUNTS, _NEVER_COUNTS = float("inf"), float("-inf")
