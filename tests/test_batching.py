@@ -14,6 +14,7 @@ import pytest
 
 from gpa import hub
 from gpa import prompt as prompts
+from gpa.crowd import Crowd
 from gpa.engines.base import Context, Engine, Sampling, Token
 from gpa.engines.openvino import BLOCK, OpenVINOEngine
 from gpa.errors import LimitError
@@ -62,6 +63,7 @@ def spoken(model: GPA, engine: Engine, seeds: range, streamed: range, together: 
     """What `engine` drew for each of `seeds`, and what was heard; those in `streamed` are drained streams."""
     recorder = Recorder(engine, Barrier(len(seeds)) if together else None)
     speaker = GPA(model.checkpoint, recorder)
+    speaker.crowd = Crowd(len(seeds))  # nobody waits
 
     def one(seed: int) -> np.ndarray:
         if seed in streamed:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
 import numpy as np
 import pytest
 
+import fakes
 from gpa.crowd import PATIENCE, Crowd
 
 RATE = 100
@@ -145,3 +147,15 @@ def test_one_thread_may_listen_to_many_in_turn() -> None:
     for _ in range(3):
         assert [len(next(stream)) for stream in streams] == [1] * 4
     assert time.monotonic() - begin < 20 * PATIENCE
+
+
+def test_who_waits_for_text_takes_nobodys_place(tmp_path: Path) -> None:
+    model = fakes.model(tmp_path / "fake")
+    arriving, whole = model.stream_tts(iter(["Hello there, all of you. ", "And more."])), model.stream_tts("Hello there.")
+    next(arriving)
+    assert not model.crowd._inside
+    next(whole)
+    assert len(model.crowd._inside) == 1
+    whole.close()
+    arriving.close()
+    assert not model.crowd._inside

@@ -103,12 +103,13 @@ class GPA(Parts):
         to 4, pitch is kept. Same seed, same samples. sampling: replaces the checkpoint's; its seed and bounds are set here.
         language: en or zh, None looks at the script of each sentence. check: read every sentence again before it is heard, and
         draw a bad one anew; its first sample comes when all its codes are there.
-        Where many listen at once, a stream begins when it can be made in time beside those that have begun (gpa.crowd).
+        Where many listen at once, that of a whole text begins when it can be made in time beside those that have begun (gpa.crowd).
         `[pause:1s]` in the text is a silence. Raises TextError (nothing to say; of an iterator known at its end), GPAError
         (unknown voice), AudioError, EngineError (the model says nothing for a sentence).
         """
         manner = Manner(self.voice(voice), speed, self.sampling("tts", sampling, seed), check)
-        return self.crowd.through(self._tts(text, manner, language, Outcome()), self.sample_rate)
+        made = self._tts(text, manner, language, Outcome())
+        return self.crowd.through(made, self.sample_rate) if isinstance(text, str) else made  # who waits for text takes nobody's place
 
     def _tts(self, text: Text, manner: Manner, language: str | None, outcome: Outcome, longest: int | None = None) -> Stream:
         Stretcher(manner.speed, self.sample_rate)  # an illegal speed raises here, before anything is spoken
