@@ -89,6 +89,20 @@ def test_where_sound_is_made_too_slowly_the_next_waits() -> None:
         assert (len(one.result()), len(other.result())) == (3, 3)
 
 
+def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpa.crowd.LONGEST", 1.5)
+    crowd, gate = Crowd(1), Event()
+    with ThreadPoolExecutor(2) as pool:
+        one, heard = begun(crowd, pool, chunks(0.01, 0.05, gate=gate))
+        assert heard.wait(30)
+        other, first = begun(crowd, pool, chunks(0.01))
+        assert not first.wait(0.8)
+        assert first.wait(30)
+        assert len(other.result()) == 3
+        assert not one.done()
+        gate.set()
+
+
 def test_where_there_is_room_nobody_waits() -> None:
     crowd, gate = Crowd(1), Event()
     with ThreadPoolExecutor(2) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -116,9 +117,12 @@ def test_download_when_allowed(monkeypatch: pytest.MonkeyPatch, folder: Path) ->
     def fetch(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
         asked.append((name, local_files_only))
         assert not any(pattern.endswith((".py", ".pt", ".pkl")) for pattern in allow_patterns)  # no code
-        assert [pattern for pattern in allow_patterns if pattern.endswith(".bin")] == [  # one pickle, read as tensors only
-            "BiCodec/wav2vec2-large-xlsr-53/pytorch_model.bin"
-        ]
+        assert {pattern for pattern in allow_patterns if pattern.endswith(".bin")} == {
+            "BiCodec/wav2vec2-large-xlsr-53/pytorch_model.bin",  # the one pickle, read as tensors only
+            "openvino_model.bin",
+        }
+        for name in ("openvino_model.xml", "BiCodec/decoder.onnx", "BiCodec/decoder.onnx.data", "model.safetensors"):
+            assert any(fnmatch(name, pattern) for pattern in allow_patterns), name
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)

@@ -1,8 +1,8 @@
 """Crowd: how many streams may be made at once, so that none that has begun is interrupted for the sake of those who come later.
 
 Streams are chunks of sound in the making; nothing of how they are made is known here. As many are let in as are made in time to be
-heard without a gap; the others wait, first come first served, until one ends or there is room. While somebody waits, whoever is far
-ahead of his listener rests.
+heard without a gap; the others wait, first come first served, until one ends or there is room, and at most LONGEST: a listener would
+rather have gaps than silence. While somebody waits, whoever is far ahead of his listener rests.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ ALWAYS = 5  # streams a processor that never wait: no more is known before some 
 MARGIN = 2.0  # times as fast as they are heard: a gap-free stream needs 1.5 (`gpa.tokenizers.window.GROWTH`), and speed varies
 KEEP_UP = 1.25  # times as fast, of all together, those that rest included
 COMFORT = 6.0  # seconds ahead of a listener who hears as he gets: a sentence begun anew, its first 4 s at once, takes up to 5
+LONGEST = 3.0  # seconds that a stream waits at most
 PATIENCE = 0.5  # seconds after which a stream whose next chunk nobody asked for counts no more
 _KEPT = 0.98  # of what is known, with each chunk: about the last fifty count
 _ALWAYS_COUNTS, _NEVER_COUNTS = float("inf"), float("-inf")
@@ -28,8 +29,8 @@ _ALWAYS_COUNTS, _NEVER_COUNTS = float("inf"), float("-inf")
 class _One:
     """A stream that waits or was let in."""
 
-    def __init__(self) -> None:
-        self.let_in = Event()
+    def __init__(self, came: float) -> None:
+        self.let_in, self.came = Event(), came
         self.rests = False
         self.until = _ALWAYS_COUNTS  # the moment from which on it does not count
         self.given = self.since = 0.0  # seconds of sound, and when the first of it came
@@ -53,7 +54,7 @@ class Crowd:
 
     def through(self, stream: Generator[Wav, None, None], sample_rate: int) -> Generator[Wav, None, None]:
         """The same chunks, from when there is room for them. Closing it closes `stream` and makes room."""
-        me = _One()
+        me = _One(self._clock())
         with closing(stream):
             try:
                 self._enter(me)
@@ -77,8 +78,8 @@ class Crowd:
                 self._admit()  # some may count no more by now
 
     def _admit(self) -> None:
-        """Let in who came first, as long as there is room. The caller holds the lock."""
-        while self._waiting and self._room():
+        """Let in who came first, as long as there is room, and who waited too long. The caller holds the lock."""
+        while self._waiting and (self._room() or self._clock() - self._waiting[0].came >= LONGEST):
             one = self._waiting.popleft()
             self._inside.add(one)
             one.let_in.set()

@@ -29,7 +29,8 @@ _BICODEC, _GLM, _VOICES, _CARD = "BiCodec", "glm-4-voice-tokenizer", "voices", "
 _NEEDED = ("config.json", "tokenizer.json", f"{_BICODEC}/config.yaml", f"{_GLM}/config.json")
 _PUBLISHED_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _PICKLE = f"{_BICODEC}/wav2vec2-large-xlsr-53/pytorch_model.bin"  # the one that is published; of it only tensors are ever read
-_DOWNLOADED = ("*.json", "*.yaml", "*.txt", "*.safetensors", "*.onnx", "*.gguf", _PICKLE)  # no code
+_EXPORTS = ("*.onnx", "*.onnx.data", "openvino_model.xml", "openvino_model.bin", "*.gguf")
+_DOWNLOADED = ("*.json", "*.yaml", "*.txt", "*.safetensors", *_EXPORTS, _PICKLE)  # no code
 
 # What the published inference script samples with; a checkpoint's generation_config.json may say otherwise, task by task.
 _SAMPLING = {

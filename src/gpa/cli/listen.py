@@ -43,6 +43,9 @@ def asr(
     json: Json = False,
 ) -> None:
     """Transcribe sounds."""
+    from gpa.engines.pages import one_heap
+
+    one_heap()  # a file may last for hours
     format = TextFormat.json if json else format
     names = _expanded(files)
     if len(names) > 1 and out is None and format in (TextFormat.srt, TextFormat.vtt):

@@ -1,4 +1,5 @@
-"""Memory that loading a net takes and running it does not: OpenVINO keeps weights as they were read beside what it made of them."""
+"""Memory that a process has and does not use: weights as they were read, which OpenVINO keeps beside what it made of them, and
+what was freed in one thread's heap while another thread asks for more."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any
 
 EVERY = 0.02  # seconds: so much of a file is in memory at a time as is read in these
 _DONT_NEED = 4  # MADV_DONTNEED
+_ARENAS = -8  # M_ARENA_MAX of GNU's mallopt
 
 
 @contextmanager
@@ -35,6 +37,15 @@ def sparing(weights: Path) -> Iterator[None]:
             thread.join()
             _forget(file)
             _trim()
+
+
+def one_heap() -> None:
+    """Let all threads of this process share one heap (of GNU's C library; others have no such call), before they begin.
+
+    Programs that run for long ask for it; a library has no business to. Measured: docs/performance.md."""
+    mallopt: Any = getattr(CDLL(None), "mallopt", None) if Path("/proc/self/maps").is_file() else None
+    if mallopt is not None:
+        mallopt(_ARENAS, 1)
 
 
 def _forget(file: str) -> None:

@@ -31,7 +31,7 @@ class Snake(nn.Module):
 def squared_sine(x: Tensor) -> Tensor:
     """sin(x)^2 within 3e-7 for |x| up to 1000.
 
-    An export has a polynomial over one period, for OpenVINO computes sines one by one."""
+    An export has a polynomial over one period: products that are fused with their neighbours, where a sine is not."""
     if not torch.onnx.is_in_onnx_export():
         return x.sin().square()
     turns = (x * (1 / math.pi)).round()

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
+from gpa.engines.pages import one_heap
 from gpa.errors import EngineError, GPAError
 from gpa.pipeline import GPA
 from gpa.server.work import End, Event, Function, Stopped, Tell, Threads, Work
@@ -195,6 +196,7 @@ def _main(connection: Connection, open_model: Callable[[], GPA]) -> None:
     """The model's process. It ends with its pipe, not with signals, which a terminal or a supervisor sends to both."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
+    one_heap()
     lock = threading.Lock()
     works: dict[int, Work] = {}
 
