@@ -261,11 +261,11 @@ NASTY += ["May ", "1 000 ", "5 km/", "&amp", "A. ", "King X", "\u0301", "😀", 
 def test_time_is_linear(unit: str) -> None:
     def seconds(size: int) -> float:
         text = (unit * size)[:size]
-        start = time.process_time()
+        start = time.thread_time()
         normalise(text)
         assert all(len(piece.text) <= MAX_CHARS for piece in split(text))
         sentence_case(text)
-        return time.process_time() - start
+        return time.thread_time() - start
 
     small, large = seconds(1_000), seconds(4_000)
     assert large < 9 * max(small, 0.01)
