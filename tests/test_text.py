@@ -267,7 +267,7 @@ def test_time_is_linear(unit: str) -> None:
         sentence_case(text)
         return time.thread_time() - start
 
-    small, large = seconds(1_000), seconds(4_000)
+    small, large = (min(seconds(size) for _ in range(3)) for size in (1_000, 4_000))  # a garbage collection may fall into one of them
     assert large < 9 * max(small, 0.01)
 
 
