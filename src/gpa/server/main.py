@@ -101,13 +101,15 @@ def listeners(host: str, port: int, option: str = "--port") -> list[socket.socke
         for family, address in dict.fromkeys((family, str(place[0])) for family, _, _, _, place in addresses):
             at = found[0].getsockname()[1] if found else port
             try:
-                found.append(socket.create_server((address, at), family=family, backlog=2048))
+                door = socket.create_server((address, at), family=family, backlog=2048)
+                # of a socket that is said to be TCP's, asyncio sends small pieces at once; of others they wait 40 ms for an answer
+                found.append(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, door.detach()))
             except OSError as error:
                 if not found or error.errno not in _ABSENT:  # a machine without IPv6 may have a name for it all the same
                     raise
     except OSError as error:
-        for door in found:
-            door.close()
+        for made in found:
+            made.close()
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         raise GPAError(f"cannot listen at {host}, port {port}: {reason} (legal: a free port, as in {option} {port % 65535 + 1})") from error
     return found
