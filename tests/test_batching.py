@@ -94,8 +94,8 @@ def soon(true: Callable[[], bool]) -> bool:
 
 
 def idle(engine: Any) -> bool:
-    """Whether all blocks of the cache are free."""
-    return bool(len(engine._free) * BLOCK == engine._capacity)
+    """Whether no request has a block of the cache."""
+    return bool(engine._blocks.spare * BLOCK == engine._capacity)
 
 
 def test_closing_a_stream_frees_its_slot(model: GPA) -> None:

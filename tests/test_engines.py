@@ -245,12 +245,12 @@ def test_closing_frees_the_slot(checkpoint: Checkpoint, tts: Prompt) -> None:
     running = engine.generate(tts, Sampling(min_new_ids=512))
     next(running)
     blocks = engine._capacity // BLOCK
-    assert len(engine._free) < blocks
+    assert engine._blocks.spare < blocks
     running.close()  # type: ignore[attr-defined]
     limit = time.monotonic() + 10
-    while len(engine._free) < blocks and time.monotonic() < limit:
+    while engine._blocks.spare < blocks and time.monotonic() < limit:
         time.sleep(0.01)  # a step may be under way
-    assert len(engine._free) == blocks
+    assert engine._blocks.spare == blocks
 
 
 def test_a_small_cache_serves_many_in_turn(checkpoint: Checkpoint, openvino: Engine, asr: Prompt, tts: Prompt) -> None:

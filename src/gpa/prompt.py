@@ -25,6 +25,7 @@ class Prompt:
     stop: tuple[int, ...]  # ids that end a generation
     allowed: tuple[range, ...]  # ids that may be generated beside `stop`
     source: range  # positions in `context` of the text or codes that the target follows in time
+    prefix: int = 0  # ids at the beginning of `context` that every prompt in this voice has
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -76,12 +77,13 @@ def tts(
     words = vocab.encode(reference_text + text)
     own = len(vocab.encode(text)) if spoken else len(words)  # of `words`, those that are still to be said
     context = _voice(vocab, voice)
+    prefix = len(context)
     context += [vocab.special("<|start_content|>"), *words]
     source = range(len(context) - own, len(context))
     context.append(vocab.special("<|end_content|>"))
     if spoken:
         context += [vocab.special("<|start_semantic_token|>"), *spoken]
-    return _speech(vocab, context, semantic, source)
+    return _speech(vocab, context, semantic, source, prefix)
 
 
 def vc(
@@ -89,12 +91,13 @@ def vc(
 ) -> Prompt:
     """Semantic codes of one speaker -> semantic codes in a voice; a live conversion goes on from those already `spoken`."""
     context = _voice(vocab, voice)
+    prefix = len(context)
     codes = vocab.bicodec_semantic.encode(source)
     span = range(len(context) + 1, len(context) + 1 + len(codes))
     context += [vocab.special("<|start_semantic_token|>"), *codes, vocab.special("<|end_semantic_token|>")]
     context.append(vocab.special("<|end_content|>"))  # closes a block never opened: the published model was trained so
     context += vocab.bicodec_semantic.encode(spoken)
-    return _speech(vocab, context, semantic, span)
+    return _speech(vocab, context, semantic, span, prefix)
 
 
 def _voice(vocab: Vocab, voice: Iterable[int]) -> list[int]:
@@ -102,7 +105,7 @@ def _voice(vocab: Vocab, voice: Iterable[int]) -> list[int]:
     return [vocab.special("<|start_global_token|>"), *codes, vocab.special("<|end_global_token|>")]
 
 
-def _speech(vocab: Vocab, context: list[int], semantic: Iterable[int] | None, source: range) -> Prompt:
+def _speech(vocab: Vocab, context: list[int], semantic: Iterable[int] | None, source: range, prefix: int) -> Prompt:
     stop = vocab.special("<|im_end|>")
     target = (*vocab.bicodec_semantic.encode(semantic), stop) if semantic is not None else ()
-    return Prompt(tuple(context), target, (stop,), (vocab.bicodec_semantic.ids,), source)
+    return Prompt(tuple(context), target, (stop,), (vocab.bicodec_semantic.ids,), source, prefix)

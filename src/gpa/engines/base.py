@@ -57,6 +57,10 @@ class Context(Protocol):
         """Ids to feed before the first new one."""
 
     @property
+    def prefix(self) -> int:
+        """So many ids at the beginning are those of other prompts too: an engine may keep what it made of them."""
+
+    @property
     def allowed(self) -> Sequence[range]:
         """Ranges of ids that may be generated."""
 

@@ -1,18 +1,19 @@
 """The default engine on CPU: OpenVINO over an IR written by `export_openvino`, with paged attention and continuous batching.
 
 The net and its cache are gpa.engines.paged, drawing is gpa.engines.draw, who steps and when is gpa.engines.batch. Here:
-which rows a step feeds, and which blocks of the cache belong to whom.
+which rows a step feeds. The beginning that a prompt shares with others (`Context.prefix`, a voice) is always fed in a step of its
+own, so that it may as well be copied from an earlier one: its keys and values are the same numbers.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gpa.engines.base import Context, Sampling, Token
 from gpa.engines.batch import Batch, Request
+from gpa.engines.blocks import Blocks
 from gpa.engines.card import Card
 from gpa.engines.draw import Draw, draw
 from gpa.engines.paged import BLOCK, Paged, Row
@@ -40,7 +41,7 @@ class OpenVINOEngine:
             self._net: Any = Paged(model, blocks, _properties(Path(folder), threads, exact))
         except RuntimeError as error:
             raise CheckpointError(f"{model} cannot be loaded: {error}") from error
-        self._free = list(range(blocks))  # a heap: low blocks first, so that memory once touched is used again
+        self._blocks = Blocks(blocks)
         self._batch = Batch(self._add, self._drop, self._step)
 
     def generate(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
@@ -59,11 +60,10 @@ class OpenVINOEngine:
     def _add(self, request: Request) -> None:
         prompt, sampling, head = request.asked
         chance = Draw(prompt, sampling, self._card.heads[head].legal)
-        request.handle = _Sequence(list(prompt.context), head, chance, -(-(len(prompt.context) + sampling.max_new_ids) // BLOCK))
+        request.handle = _Sequence(prompt, head, chance, _blocks(len(prompt.context) + sampling.max_new_ids))
 
     def _drop(self, request: Request) -> None:
-        for block in request.handle.blocks:
-            heapq.heappush(self._free, block)
+        self._blocks.give(request.handle.blocks)
         request.handle.blocks = []
 
     def _step(self, live: list[Request]) -> None:
@@ -72,9 +72,10 @@ class OpenVINOEngine:
         fed: list[Request] = []
         room = PREFILL
         for request in live:
-            piece = request.handle.pending[:PREFILL]
+            placed = request.handle.blocks or (room and self._placed(request.handle))
+            piece = request.handle.piece
             prompt = len(piece) if request.handle.past == 0 or len(piece) > 1 else 0
-            if prompt > room or not self._placed(request.handle):
+            if prompt > room or not placed:
                 room = 0  # and those behind wait with it
                 continue
             room -= prompt
@@ -90,14 +91,24 @@ class OpenVINOEngine:
         tokens = draw([request.handle.draw for request, _ in asked], [score for _, score in asked])
         for request, row in zip(fed, rows, strict=True):
             request.handle.fed(len(row.ids))
+            self._keep(request.handle)
         for (request, _), token in zip(asked, tokens, strict=True):
             self._hand_out(request, token)
 
     def _placed(self, sequence: _Sequence) -> bool:
-        """Whether a sequence has its blocks: all that it may need, so that none has to be driven out again."""
-        if not sequence.blocks and len(self._free) >= sequence.needs:
-            sequence.blocks = [heapq.heappop(self._free) for _ in range(sequence.needs)]
+        """Whether a sequence gets its blocks: all that it may need, so that none has to be driven out again.
+
+        Its beginning is copied there if it is kept."""
+        sequence.blocks = self._blocks.take(sequence.needs)
+        if sequence.blocks and (kept := self._blocks.kept(sequence.beginning)):
+            self._net.copy(kept, sequence.blocks)
+            sequence.fed(len(sequence.beginning))
         return bool(sequence.blocks)
+
+    def _keep(self, sequence: _Sequence) -> None:
+        """Keep its beginning for those that have the same, when just that was fed."""
+        if sequence.past == len(sequence.beginning):
+            self._net.copy(sequence.blocks, self._blocks.keep(sequence.beginning, _blocks(sequence.past)))
 
     def _hand_out(self, request: Request, token: Token) -> None:
         """The id that was drawn is fed next, unless it was the last."""
@@ -114,10 +125,17 @@ class OpenVINOEngine:
 class _Sequence:
     """A request in the engine: what waits to be fed, what was, and where that lies in the cache."""
 
-    def __init__(self, pending: list[int], head: int, draw: Draw, needs: int) -> None:
-        self.pending, self.head, self.draw, self.needs = pending, head, draw, needs
+    def __init__(self, prompt: Context, head: int, draw: Draw, needs: int) -> None:
+        self.pending, self.head, self.draw, self.needs = list(prompt.context), head, draw, needs
+        self.beginning = tuple(prompt.context[: min(prompt.prefix, len(prompt.context) - 1)])  # something must be left to ask after
         self.past = 0
         self.blocks: list[int] = []
+
+    @property
+    def piece(self) -> list[int]:
+        """What is fed next: of the beginning, or of what comes behind it."""
+        left = len(self.beginning) - self.past
+        return self.pending[: min(left, PREFILL) if left > 0 else PREFILL]
 
     def fed(self, count: int) -> None:
         """So many of those that waited are in the cache."""
@@ -126,6 +144,11 @@ class _Sequence:
     def row(self, piece: list[int]) -> Row:
         """Feed `piece`, the beginning of what waits; scores are asked for once nothing is left."""
         return Row(piece, self.past, self.blocks, self.head if len(piece) == len(self.pending) else None)
+
+
+def _blocks(ids: int) -> int:
+    """How many blocks so many ids fill."""
+    return -(-ids // BLOCK)
 
 
 def _properties(folder: Path, threads: int | None, exact: bool) -> dict[str, Any]:

@@ -51,11 +51,14 @@ class Paged:
         self._threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         self._request: Any = compiled.create_infer_request()
         self._types: dict[str, Any] = {}
+        self._caches: list[Any] = []  # keys or values of a layer, (blocks, ...)
         for port in compiled.inputs:
             name, kind = port.get_any_name(), port.get_element_type()
             if "_cache." in name:
                 shape = [blocks, *(size.get_length() for size in list(port.get_partial_shape())[1:])]
-                self._request.set_tensor(name, openvino.Tensor(kind, openvino.Shape(shape)))
+                cache = openvino.Tensor(kind, openvino.Shape(shape))
+                self._request.set_tensor(name, cache)
+                self._caches.append(cache.data)
             else:
                 self._types[name] = kind.to_dtype()
 
@@ -69,6 +72,12 @@ class Paged:
         self._fresh = False
         of_head = [iter(scores) for scores in out.values()]  # each in the order of the rows
         return [None if row.head is None else next(of_head[row.head]) for row in rows]
+
+    def copy(self, blocks: Sequence[int], to: Sequence[int]) -> None:
+        """What lies in `blocks` lies in `to` as well, as many as the shorter has."""
+        for source, target in zip(blocks, to, strict=False):
+            for cache in self._caches:
+                cache[target] = cache[source]
 
     def _inputs(self, rows: Sequence[Row]) -> dict[str, Any]:
         """What OpenVINO calls them.
