@@ -86,6 +86,7 @@ class TaskSampling:
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float | None = None
+    beams: int | None = None
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,13 @@ def listen_live(parts: Parts, sound: Sound, sampling: Sampling, words: bool = Fa
         yield from shown.finals(hear_span(parts, ear, found, sampling, words) for found in segmenter.push(block))
         begun = segmenter.begun
         if begun is not None and shown.due(begun.end - begun.start):
-            yield from shown.partials(hear_span(parts, ear, begun, sampling))
+            yield from shown.partials(hear_span(parts, ear, begun, quick(sampling)))
     yield from shown.finals(hear_span(parts, ear, found, sampling, words) for found in segmenter.flush())
+
+
+def quick(sampling: Sampling) -> Sampling:
+    """For what is soon read anew: no search, letter by letter."""
+    return replace(sampling, beams=1)
 
 
 class _Shown:

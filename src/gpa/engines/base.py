@@ -21,7 +21,8 @@ class Token(NamedTuple):
 @dataclass(frozen=True)
 class Sampling:
     """How ids are drawn. `temperature` 0 is greedy. `repetition_penalty` counts prompt and output ids, each
-    distinct id once: score / p if score > 0 else score * p (transformers' rule)."""
+    distinct id once: score / p if score > 0 else score * p (transformers' rule). More than one of `beams`: so many continuations are
+    followed side by side, and the ids of the likeliest come when all is known (openvino, transformers; other engines follow one)."""
 
     temperature: float = 0.0
     top_k: int = 0  # 0: off
@@ -30,6 +31,7 @@ class Sampling:
     seed: int = 0
     max_new_ids: int = 512
     min_new_ids: int = 0  # no stop before so many
+    beams: int = 1
 
     def __post_init__(self) -> None:
         legal = {
@@ -40,12 +42,13 @@ class Sampling:
             "seed": self.seed >= 0,
             "max_new_ids": self.max_new_ids > 0,
             "min_new_ids": 0 <= self.min_new_ids <= self.max_new_ids,
+            "beams": self.beams == 1 or (self.beams > 1 and self.temperature == 0),
         }
         wrong = [f"{name}={getattr(self, name)}" for name, ok in legal.items() if not ok]
         if wrong:
             raise ValueError(
                 f"illegal sampling: {', '.join(wrong)}; legal: temperature >= 0, top_k >= 0, 0 < top_p <= 1, "
-                "repetition_penalty > 0, seed >= 0, max_new_ids > 0, 0 <= min_new_ids <= max_new_ids"
+                "repetition_penalty > 0, seed >= 0, max_new_ids > 0, 0 <= min_new_ids <= max_new_ids, beams >= 1 (1 if temperature > 0)"
             )
 
 

@@ -7,6 +7,7 @@ legal ids is worked out for a whole batch at once: at each large array numpy let
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import lru_cache
 
 import numpy as np
@@ -59,6 +60,12 @@ class Draw:
         shares[before >= s.top_p] = 0.0
         ends = shares.cumsum()
         return int(places[best[np.searchsorted(ends, self._random.random() * ends[-1], "right").clip(0, np.flatnonzero(shares)[-1])]])
+
+    def fork(self, place: int, logprob: float) -> tuple[Token, Draw]:
+        """The id there, and a generation that has drawn it; this one has not."""
+        other = copy(self)
+        other._seen = self._seen.copy()
+        return other.take(place, logprob), other
 
     def take(self, place: int, logprob: float) -> Token:
         """The id there; it counts as drawn."""

@@ -1,13 +1,13 @@
 """The default engine on CPU: OpenVINO over an IR written by `export_openvino`, with paged attention and continuous batching.
 
-The net and its cache are gpa.engines.paged, drawing is gpa.engines.draw, who steps and when is gpa.engines.batch. Here:
-which rows a step feeds. The beginning that a prompt shares with others (`Context.prefix`, a voice) is always fed in a step of its
-own, so that it may as well be copied from an earlier one: its keys and values are the same numbers.
+The net and its cache are gpa.engines.paged, drawing is gpa.engines.draw, following several continuations is gpa.engines.search, who
+steps and when is gpa.engines.batch. Here: which rows a step feeds. The beginning that a prompt shares with others (`Context.prefix`, a
+voice) is always fed in a step of its own, so that it may as well be copied from an earlier one: its keys and values are the same numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from gpa.engines.batch import Batch, Request
 from gpa.engines.blocks import Blocks
 from gpa.engines.card import Card
 from gpa.engines.draw import Draw, draw
-from gpa.engines.paged import BLOCK, Paged, Row
+from gpa.engines.paged import BLOCK, Paged, Row, Scores
+from gpa.engines.search import Search
 from gpa.engines.threads import threads_for
-from gpa.errors import CheckpointError, EngineError
+from gpa.errors import CheckpointError, EngineError, LimitError
 
 XML = "openvino_model.xml"
 PREFILL = 1024  # ids fed in one step; a prompt cut in two rounds otherwise than the whole, so few should be cut
@@ -48,6 +49,9 @@ class OpenVINOEngine:
         """See `Engine.generate`. Raises EngineError at once for a prompt this model was not exported for, LimitError
         for one longer than the cache."""
         head = self._card.check(prompt, sampling, self._capacity)
+        needs = _Sequence.blocks_for(prompt, sampling) * BLOCK
+        if needs > self._capacity:
+            raise LimitError(f"{sampling.beams} beams need a cache of {needs} ids and it has {self._capacity}: raise cache_gb")
         return self._batch.read(Request((prompt, sampling, head)), frozenset(prompt.stop))
 
     def close(self) -> None:
@@ -59,8 +63,7 @@ class OpenVINOEngine:
 
     def _add(self, request: Request) -> None:
         prompt, sampling, head = request.asked
-        chance = Draw(prompt, sampling, self._card.heads[head].legal)
-        request.handle = _Sequence(prompt, head, chance, _blocks(len(prompt.context) + sampling.max_new_ids))
+        request.handle = (_Sequence if sampling.beams == 1 else _Beams)(prompt, sampling, head, self._card.heads[head].legal)
 
     def _drop(self, request: Request) -> None:
         self._blocks.give(request.handle.blocks)
@@ -69,31 +72,50 @@ class OpenVINOEngine:
     def _step(self, live: list[Request]) -> None:
         """One step of all that have their blocks; whoever has none yet gets them, first come first served."""
         rows: list[Row] = []
-        fed: list[Request] = []
+        fed: list[tuple[Request, slice]] = []
         room = PREFILL
         for request in live:
-            placed = request.handle.blocks or (room and self._placed(request.handle))
-            piece = request.handle.piece
-            prompt = len(piece) if request.handle.past == 0 or len(piece) > 1 else 0
-            if prompt > room or not placed:
+            if not (request.handle.blocks or (room and self._placed(request.handle))):
                 room = 0  # and those behind wait with it
                 continue
+            own = request.handle.rows()
+            prompt = len(own[0].ids) if request.handle.past == 0 or len(own[0].ids) > 1 else 0
+            if prompt > room:
+                room = 0
+                continue
             room -= prompt
-            fed.append(request)
-            rows.append(request.handle.row(piece))
+            fed.append((request, slice(len(rows), len(rows) + len(own))))
+            rows += own
         if not rows:
             return
         try:
             scores = self._net.step(rows)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed: {error}") from error
-        asked = [(request, score) for request, score in zip(fed, scores, strict=True) if score is not None]
-        tokens = draw([request.handle.draw for request, _ in asked], [score for _, score in asked])
-        for request, row in zip(fed, rows, strict=True):
-            request.handle.fed(len(row.ids))
+        for request, own in fed:
+            request.handle.fed(len(rows[own.start].ids))
             self._keep(request.handle)
-        for (request, _), token in zip(asked, tokens, strict=True):
+        self._go_on([(request, scores[own]) for request, own in fed if scores[own.start] is not None])
+
+    def _go_on(self, asked: list[tuple[Request, list[Scores]]]) -> None:
+        """What follows upon the scores of each."""
+        plain = [(request, own[0]) for request, own in asked if not isinstance(request.handle, _Beams)]
+        for (request, _), token in zip(plain, draw([one.handle.draw for one, _ in plain], [own for _, own in plain]), strict=True):
             self._hand_out(request, token)
+        for request, own in asked:
+            if isinstance(request.handle, _Beams):
+                self._search(request, own)
+
+    def _search(self, request: Request, scores: list[Scores]) -> None:
+        """The next ids of all beams; at the end the best of them is handed out."""
+        beams: _Beams = request.handle
+        for blocks, to in beams.follow(scores):
+            self._net.copy(blocks, to)
+        if not beams.places:
+            for token in beams.search.best:
+                request.tokens.put(token)
+            self._drop(request)
+            request.end()
 
     def _placed(self, sequence: _Sequence) -> bool:
         """Whether a sequence gets its blocks: all that it may need, so that none has to be driven out again.
@@ -125,25 +147,64 @@ class OpenVINOEngine:
 class _Sequence:
     """A request in the engine: what waits to be fed, what was, and where that lies in the cache."""
 
-    def __init__(self, prompt: Context, head: int, draw: Draw, needs: int) -> None:
-        self.pending, self.head, self.draw, self.needs = list(prompt.context), head, draw, needs
+    def __init__(self, prompt: Context, sampling: Sampling, head: int, legal: tuple[range, ...]) -> None:
+        self.pending, self.head, self.needs = list(prompt.context), head, self.blocks_for(prompt, sampling)
+        self.draw = Draw(prompt, sampling, legal)
         self.beginning = tuple(prompt.context[: min(prompt.prefix, len(prompt.context) - 1)])  # something must be left to ask after
         self.past = 0
         self.blocks: list[int] = []
 
-    @property
-    def piece(self) -> list[int]:
-        """What is fed next: of the beginning, or of what comes behind it."""
-        left = len(self.beginning) - self.past
-        return self.pending[: min(left, PREFILL) if left > 0 else PREFILL]
+    @staticmethod
+    def blocks_for(prompt: Context, sampling: Sampling) -> int:
+        """How many blocks a request may need: beams share those that its prompt fills."""
+        whole = _blocks(len(prompt.context) + sampling.max_new_ids)
+        return whole + (sampling.beams - 1) * (whole - len(prompt.context) // BLOCK)
 
     def fed(self, count: int) -> None:
         """So many of those that waited are in the cache."""
         self.past, self.pending = self.past + count, self.pending[count:]
 
-    def row(self, piece: list[int]) -> Row:
-        """Feed `piece`, the beginning of what waits; scores are asked for once nothing is left."""
-        return Row(piece, self.past, self.blocks, self.head if len(piece) == len(self.pending) else None)
+    def rows(self) -> list[Row]:
+        """Feed the beginning, or what comes behind it; scores are asked for once nothing is left."""
+        left = len(self.beginning) - self.past
+        piece = self.pending[: min(left, PREFILL) if left > 0 else PREFILL]
+        return [Row(piece, self.past, self.blocks, self.head if len(piece) == len(self.pending) else None)]
+
+
+class _Beams(_Sequence):
+    """A request that follows several continuations: each has blocks of its own behind those that the prompt fills."""
+
+    def __init__(self, prompt: Context, sampling: Sampling, head: int, legal: tuple[range, ...]) -> None:
+        super().__init__(prompt, sampling, head, legal)
+        self.search = Search(prompt, sampling, legal)
+        self._shared = len(prompt.context) // BLOCK
+        self._own = _blocks(len(prompt.context) + sampling.max_new_ids) - self._shared
+        self._beams = sampling.beams
+        self.places = [0]  # where each continuation lies
+
+    def rows(self) -> list[Row]:
+        """One of the prompt, then one of each continuation."""
+        if self.pending:
+            return super().rows()
+        return [Row([id], self.past, self._table(place), self.head) for id, place in zip(self.search.last, self.places, strict=True)]
+
+    def follow(self, scores: Sequence[Scores]) -> list[tuple[list[int], list[int]]]:
+        """Scores of the continuations -> those that are kept now, and which blocks have to be copied for them, to where."""
+        copies, places = [], list[int]()
+        parents = [self.places[parent] for parent in self.search.step(scores)]
+        free = [place for place in range(self._beams) if place not in parents]
+        for place in parents:
+            if place in places:  # the first that goes on from there stays
+                source, place = place, free.pop()
+                used = slice(self._shared, _blocks(self.past))
+                copies.append((self._table(source)[used], self._table(place)[used]))
+            places.append(place)
+        self.places = places
+        return copies
+
+    def _table(self, place: int) -> list[int]:
+        start = self._shared + place * self._own
+        return self.blocks[: self._shared] + self.blocks[start : start + self._own]
 
 
 def _blocks(ids: int) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpa.engines.base import Context, Sampling, Token
 from gpa.engines.card import check_ids, ids_of
 from gpa.engines.heads import merge
+from gpa.engines.search import Search
 from gpa.errors import CheckpointError, EngineError, MissingExtra
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class TransformersEngine:
         if self._model is None:
             raise EngineError("this engine is closed")
         check_ids(prompt.context, self._model.config.vocab_size)
-        return self._stream(prompt, sampling)
+        return self._searched(prompt, sampling) if sampling.beams > 1 else self._stream(prompt, sampling)
 
     def close(self) -> None:
         """Free the model; running generations end with an EngineError."""
@@ -70,7 +71,7 @@ class TransformersEngine:
         seen, fed = list(prompt.context), list(prompt.context)
         ends = torch.isin(legal, torch.tensor(sorted(prompt.stop), dtype=torch.long))
         for count in range(sampling.max_new_ids):
-            scores = self._scores(fed, cache, ranges)
+            scores = self._scores([fed], cache, ranges)[0]
             logprobs = scores.log_softmax(-1)
             if count < sampling.min_new_ids:
                 scores = scores.masked_fill(ends, -torch.inf)
@@ -81,16 +82,26 @@ class TransformersEngine:
             yield Token(id, float(logprobs[place]))
             seen, fed = [*seen, id], [id]
 
-    def _scores(self, ids: list[int], cache: Any, legal: Sequence[range]) -> torch.Tensor:
-        """Logits of the legal ids (legal,) in float32 after feeding `ids`; no other row of the head is multiplied."""
+    def _searched(self, prompt: Context, sampling: Sampling) -> Iterator[Token]:
+        ranges = merge([*prompt.allowed, *prompt.stop])
+        search = Search(prompt, sampling, ranges)
+        cache: Any = self._cache()
+        fed = [list(prompt.context)]
+        while parents := search.step(list(self._scores(fed, cache, ranges).numpy())):
+            cache.reorder_cache(self._torch.tensor(parents))
+            fed = [[id] for id in search.last]
+        yield from search.best
+
+    def _scores(self, ids: Sequence[Sequence[int]], cache: Any, legal: Sequence[range]) -> torch.Tensor:
+        """Logits of the legal ids (B, legal) in float32 after feeding `ids` (B, T); no other row of the head is multiplied."""
         model = self._model
         if model is None:
             raise EngineError("this engine is closed")
         with self._torch.inference_mode():
-            fed = self._torch.tensor([ids], device=model.device)
-            hidden = model.model(fed, **{self._cache_name: cache}, use_cache=True).last_hidden_state[0, -1]
+            fed = self._torch.tensor(ids, device=model.device)
+            hidden = model.model(fed, **{self._cache_name: cache}, use_cache=True).last_hidden_state[:, -1]
             rows = model.lm_head.weight
-            return self._torch.cat([rows[r.start : r.stop] @ hidden for r in legal]).float().cpu()
+            return self._torch.cat([hidden @ rows[r.start : r.stop].T for r in legal], -1).float().cpu()
 
     def _pick(self, scores: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
         """Place of the drawn score: temperature, then top_k, then the smallest head of mass top_p."""

@@ -86,7 +86,7 @@ def _partly(model: GPA, heard: _Heard) -> Iterator[Segment]:
             continue
         seconds = begun.end - begun.start
         if seconds >= max(listening.FIRST, read + listening.AGAIN, read * listening.GROWTH):
-            read, segment = seconds, listening.hear_span(model, ear, begun, sampling)
+            read, segment = seconds, listening.hear_span(model, ear, begun, listening.quick(sampling))
             first, _, _ = segment.text.rpartition(" ")  # of the last word perhaps only a half was spoken
             yield replace(segment, text=(first or segment.text).rstrip(" .,;:?!"), partial=True)
     for found in segmenter.flush():
