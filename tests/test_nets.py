@@ -13,7 +13,7 @@ from torch import nn
 
 from gpa.errors import CheckpointError
 from gpa.nets.bicodec import BiCodec
-from gpa.nets.compress import compress, quantize
+from gpa.nets.compress import KERNEL, compress, quantize
 from gpa.nets.export import export_bicodec, export_glm
 from gpa.nets.fake import tiny_bicodec, tiny_glm
 from gpa.nets.folders import read_bicodec, read_glm, write_bicodec, write_glm
@@ -21,6 +21,7 @@ from gpa.nets.mel import WhisperMel
 from gpa.nets.net import data_file, load_net, size
 from gpa.nets.source_filter import Rows
 from gpa.nets.vocos import SamplingBlock, VocosBackbone
+from gpa.nets.weight_norm import multiplied_out
 from gpa.nets.whisper import WhisperVQConfig
 from gpa.training.features import TAIL
 
@@ -94,7 +95,7 @@ def nets_of(checkpoint: Path) -> list[str]:
 
 @pytest.mark.parametrize("checkpoint", FLAVOURS, indirect=True)
 def test_initialisers_keep_the_state_dict_names(checkpoint: Path) -> None:
-    """A checkpoint that ships only ONNX can still be fine-tuned."""
+    """A checkpoint that ships only ONNX can still be fine-tuned; kernels of a wave generator are multiplied out."""
     for part, file, net in (
         ("glm-4-voice-tokenizer", "model", read_glm(checkpoint / "glm-4-voice-tokenizer")),
         *(("BiCodec", file, read_bicodec(checkpoint / "BiCodec")) for file in nets_of(checkpoint)),
@@ -102,7 +103,7 @@ def test_initialisers_keep_the_state_dict_names(checkpoint: Path) -> None:
         state = net.state_dict()
         model = onnx.load(str(checkpoint / part / f"{file}.onnx"))
         held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        ours = {name: value for name, value in held.items() if not name.startswith("fourier.")}
+        ours = {name: value for name, value in held.items() if not name.startswith("fourier.") and not name.endswith(KERNEL)}
         assert ours.keys() <= state.keys()
         assert len(ours) > 15
         for name, value in ours.items():
@@ -177,6 +178,36 @@ def test_weights_of_a_large_net_stand_beside_it(tmp_path: Path, monkeypatch: pyt
     monkeypatch.undo()
     export_bicodec(codec, large.parent)
     assert not data_file(large).exists()
+
+
+def test_a_net_that_is_seldom_called_gives_its_memory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every call, and computes the same ever after."""
+    monkeypatch.setattr("gpa.nets.compress.LARGE", 0)
+    torch.manual_seed(0)
+    export_bicodec(BiCodec(tiny_bicodec("nano")).eval(), tmp_path)
+    path, rng = tmp_path / "encoder.onnx", np.random.default_rng(0)
+    seldom, other = load_net(path, 1, seldom=True), load_net(path, 1)
+    for length in (40, 40, 24, 64):
+        features = rng.standard_normal((1, length, 64), np.float32)
+        assert np.array_equal(seldom(features=features)["codes"], other(features=features)["codes"])
+
+
+def test_kernels_of_a_wave_generator_are_multiplied_out_once(tmp_path: Path) -> None:
+    """In the export alone; there they are float32, whatever else is stored in less."""
+    torch.manual_seed(0)
+    codec = BiCodec(tiny_bicodec("published")).eval()
+    before = {name: value.clone() for name, value in codec.state_dict().items()}
+    frames = torch.randn(1, codec.config["audio_tokenizer"]["decoder"]["input_channel"], 9)
+    plain = multiplied_out(codec.decoder)
+    assert torch.equal(plain(frames), codec.decoder(frames))
+    assert not [name for name in plain.state_dict() if name.endswith(("weight_g", "weight_v"))]
+    export_bicodec(codec, tmp_path, "int8")
+    stored = {tensor.name: tensor for tensor in onnx.load(str(tmp_path / "decoder.onnx")).graph.initializer}
+    kernels = {name: tensor for name, tensor in stored.items() if name.endswith(".kernel")}
+    assert kernels.keys() == {name for name in (f"decoder.{key}" for key in plain.state_dict()) if name.endswith(".kernel")}
+    assert {tensor.data_type for tensor in kernels.values()} == {onnx.TensorProto.FLOAT}
+    assert codec.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in codec.state_dict().items())
 
 
 def test_published_codes_of_any_length_stay_as_they_are(tmp_path: Path) -> None:

@@ -39,8 +39,10 @@ Seed: TypeAlias = Annotated[int, typer.Option("--seed", min=0, help="Same seed, 
 
 def open_model(checkpoint: str, engine: str, compat: str = "") -> GPA:
     """Load the model that a verb asked for."""
+    from gpa.engines.pages import large_apart
     from gpa.pipeline import load
 
+    large_apart()
     return load(checkpoint, engine, compat=compat or None)
 
 

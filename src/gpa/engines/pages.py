@@ -12,7 +12,7 @@ from typing import Any
 
 EVERY = 0.02  # seconds: so much of a file is in memory at a time as is read in these
 _DONT_NEED = 4  # MADV_DONTNEED
-_ARENAS = -8  # M_ARENA_MAX of GNU's mallopt
+_ARENAS, _APART = -8, -3  # M_ARENA_MAX and M_MMAP_THRESHOLD of GNU's mallopt
 
 
 @contextmanager
@@ -43,9 +43,20 @@ def one_heap() -> None:
     """Let all threads of this process share one heap (of GNU's C library; others have no such call), before they begin.
 
     Programs that run for long ask for it; a library has no business to. Measured: docs/performance.md."""
+    _tell(_ARENAS, 1)
+
+
+def large_apart() -> None:
+    """Let what has a megabyte or more lie outside the heap, so that it leaves the process when it is freed (of GNU's C library).
+
+    Programs that shall take little memory ask for it; a library has no business to. Measured: docs/performance.md."""
+    _tell(_APART, 1_000_000)
+
+
+def _tell(option: int, value: int) -> None:
     mallopt: Any = getattr(CDLL(None), "mallopt", None) if Path("/proc/self/maps").is_file() else None
     if mallopt is not None:
-        mallopt(_ARENAS, 1)
+        mallopt(option, value)
 
 
 def _forget(file: str) -> None:

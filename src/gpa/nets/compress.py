@@ -1,7 +1,8 @@
 """Smaller ONNX files: weights stored in int8 or float16, computed in float32.
 
 int8: weights of MatMul, Gemm and Conv, one symmetric scale per output channel (DequantizeLinear). float16: all else that is
-large (Cast). Left alone: small tensors, and what codes and spectra are read from, where rounding would move codes.
+large (Cast). Left alone: small tensors, what codes and spectra are read from, where rounding would move codes, and a wave generator's
+kernels, which OpenVINO would hold in float32 twice if they were stored in less.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ Precision = Literal["f32", "f16", "int8"]
 LARGE = 20_000_000  # bytes of a model whose weights stand beside it
 SMALL = 2048  # elements; below, compression saves nothing
 EXACT = ("quantizer.codebook", "quantizer.in_project", "codebook.", "fourier.")
+KERNEL = ".kernel"  # of gpa.nets.weight_norm.multiplied_out
 
 
 def write_compressed(traced: Path, path: Path, precision: Precision, strip: str = "") -> Path:
@@ -50,7 +52,7 @@ def compress(proto: Any, precision: Precision, strip: str = "") -> None:
         nodes = []
         for tensor in list(proto.graph.initializer):
             value = onnx.numpy_helper.to_array(tensor)
-            if value.dtype != np.float32 or value.size < SMALL or tensor.name.startswith(EXACT):
+            if value.dtype != np.float32 or value.size < SMALL or tensor.name.startswith(EXACT) or tensor.name.endswith(KERNEL):
                 continue
             wide = f"{tensor.name}:f32"
             _rewire(proto.graph, tensor.name, wide)

@@ -1,4 +1,4 @@
-"""The tokenizer nets -> ONNX, beside their weights. Initialisers keep the torch state-dict names.
+"""The tokenizer nets -> ONNX, beside their weights. Initialisers keep the torch state-dict names, but for kernels of wave generators.
 
 glm-4-voice-tokenizer/model.onnx  wav (1, T) -> codes (1, ceil(T / 1280)) and, where BiCodec reads them, features (1, frames, C)
 BiCodec/wav2vec2-large-xlsr-53/model.onnx  wav (1, T), T >= 400 -> features (1, (T - 400) // 320 + 1, C)
@@ -32,6 +32,7 @@ from gpa.nets.net import Net, TorchNet
 from gpa.nets.past import Past
 from gpa.nets.source_filter import Rows, SourceFilter
 from gpa.nets.wav2vec2 import Wav2Vec2
+from gpa.nets.weight_norm import multiplied_out
 from gpa.nets.whisper import WhisperVQ
 
 OPSET = 17
@@ -231,7 +232,7 @@ class WaveGraph(nn.Module):
 
     def __init__(self, codec: BiCodec) -> None:
         super().__init__()
-        self.decoder = codec.decoder
+        self.decoder = multiplied_out(codec.decoder)
 
     def forward(self, frames: Tensor, ends: Tensor, past: Tensor) -> tuple[Tensor, ...]:
         """(1, T, C), (2,), (1, S) -> wav (1, T'), kept (1, S)."""

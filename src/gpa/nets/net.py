@@ -44,11 +44,12 @@ def size(path: Path) -> int:
 class OpenVINONet:
     """A compiled `.onnx` or `.xml`. Calls from several threads run at once, each in an infer request of its own."""
 
-    def __init__(self, path: Path, threads: int | None, device: str, cache_dir: Path | None, calls: int = 1) -> None:
+    def __init__(self, path: Path, threads: int | None, device: str, cache_dir: Path | None, calls: int = 1, seldom: bool = False) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise CheckpointError(f"{self.path} is missing: `gpa convert` writes it from the weights of a checkpoint")
         self._weights, self._fresh = data_file(self.path), True
+        self._seldom = seldom and self._weights.is_file()  # of a small net nothing is to be had
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if device == "CPU":
             settings["INFERENCE_PRECISION_HINT"] = "f32"  # the default is bfloat16 where the CPU has it
@@ -85,6 +86,8 @@ class OpenVINONet:
             raise CheckpointError(f"{self.path} failed on {shapes}: {error}") from error
         self._idle.append(request)
         self._fresh = False
+        if self._seldom:
+            self._model.release_memory()
         return {name: value for port, value in out.items() for name in port.get_names()}
 
 
@@ -106,12 +109,15 @@ class TorchNet:
         return {name: tensor.cpu().numpy() for name, tensor in out.items()}
 
 
-def load_net(path: Path, threads: int | None = None, device: str = "CPU", cache_dir: Path | None = None, *, calls: int = 1) -> Net:
+def load_net(
+    path: Path, threads: int | None = None, device: str = "CPU", cache_dir: Path | None = None, *, calls: int = 1, seldom: bool = False
+) -> Net:
     """Compile an `.onnx` or OpenVINO `.xml` file, once, for calls from any thread.
 
     Where it was never written, torch runs the weights beside it, if torch is installed; on a device `cuda` always.
     threads: of one call; None leaves it to OpenVINO. calls: how many run at once, each with its `threads`; others wait.
-    cache_dir: keep the compiled net there for a faster next start.
+    cache_dir: keep the compiled net there for a faster next start. seldom: a large net gives back what lay between its layers after
+    every call, and takes it anew at the next.
     Raises CheckpointError for a file that is missing or damaged."""
     path = Path(path)
     weights = any((path.parent / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
@@ -119,7 +125,7 @@ def load_net(path: Path, threads: int | None = None, device: str = "CPU", cache_
         from gpa.nets.unexported import open_weights
 
         return open_weights(path, "cpu" if device == "CPU" else device)
-    return OpenVINONet(path, threads, device, cache_dir, calls)
+    return OpenVINONet(path, threads, device, cache_dir, calls, seldom)
 
 
 @lru_cache(maxsize=1)

@@ -152,7 +152,11 @@ class WhisperVQ(nn.Module):
         if self.config.quantize_codebook_dim:
             return self.quantizer.encode(pooled)
         book = self.codebook.weight  # plain squared Euclidean distance
-        distance = pooled.pow(2).sum(-1, keepdim=True) - 2 * pooled @ book.T + book.pow(2).sum(-1)
+        # with a bias of zeros it is exported as Gemm, which reads the book as it lies; of a turned one OpenVINO keeps a copy
+        products: Tensor = F.linear(2 * pooled.flatten(0, 1), book, torch.zeros(len(book), device=book.device)).unflatten(
+            0, pooled.shape[:2]
+        )
+        distance: Tensor = pooled.pow(2).sum(-1, keepdim=True) - products + book.pow(2).sum(-1)
         return distance.argmin(-1)
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:

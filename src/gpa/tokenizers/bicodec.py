@@ -160,7 +160,7 @@ class BiCodec:
 
     @cached_property
     def _wav2vec2(self) -> Net:
-        return load_net(self.folder / "wav2vec2-large-xlsr-53" / "model.onnx", *self._how)
+        return load_net(self.folder / "wav2vec2-large-xlsr-53" / "model.onnx", *self._how, seldom=True)
 
     @cached_property
     def _encoder(self) -> Net:

@@ -35,7 +35,7 @@ class GLMTokenizer:
         self.codebook_size = int(config.get("quantize_vocab_size", 16_384))
         self.longest = room // self.samples_per_code * self.samples_per_code  # samples encoded at once
         self._level = volume.rule(config, "none")
-        self._net: Net = load_net(folder / "model.onnx", threads, device, cache_dir)
+        self._net: Net = load_net(folder / "model.onnx", threads, device, cache_dir, seldom=True)
 
     def encode(self, wav: Wav) -> Codes:
         """wav (T,) at 16 kHz -> codes (ceil(T / 1280),). Longer clips are encoded in independent pieces of about 30 s."""
