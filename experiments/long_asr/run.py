@@ -17,7 +17,7 @@ import numpy as np
 
 import gpa
 from gpa.data import manifest
-from gpa.engines.pages import one_heap
+from gpa.engines.pages import large_apart, one_heap
 
 RATE = 16_000
 STEP = 300.0  # seconds of sound between two lines
@@ -48,6 +48,7 @@ def write(speech: Path, out: Path, minutes: float) -> float:
 def main(speech: Path, out: Path, minutes: float, checkpoint: str) -> None:
     """A line every five minutes of sound."""
     one_heap()  # as the command `gpa asr` does
+    large_apart()
     said = write(speech, out, minutes)
     with gpa.load(checkpoint) as model:
         sys.stdout.write(f"{minutes:g} minutes, clips of {said / 60:.1f}; loaded: {megabytes():.0f} MB\n")
