@@ -176,10 +176,9 @@ class _Beams(_Sequence):
 
     def __init__(self, prompt: Context, sampling: Sampling, head: int, legal: tuple[range, ...]) -> None:
         super().__init__(prompt, sampling, head, legal)
-        self.search = Search(prompt, sampling, legal)
+        self.search, self._beams = Search(prompt, sampling, legal), sampling.beams
         self._shared = len(prompt.context) // BLOCK
-        self._own = _blocks(len(prompt.context) + sampling.max_new_ids) - self._shared
-        self._beams = sampling.beams
+        self._own = (self.needs - self._shared) // self._beams
         self.places = [0]  # where each continuation lies
 
     def rows(self) -> list[Row]:
