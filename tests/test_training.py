@@ -20,6 +20,7 @@ from gpa.nets.fake import tiny_bicodec
 from gpa.nets.lm import LM
 from gpa.nets.lm_config import LMConfig
 from gpa.nets.quantize import FactorizedVQ
+from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
 from gpa.prompt import IGNORED
 from gpa.training.checkpoint import learning_rate
 from gpa.training.codec import CodecRecipe, CodecRun
@@ -28,7 +29,7 @@ from gpa.training.guide import WIDTHS, course
 from gpa.training.jobs import CodecJob, averaged, read_job
 from gpa.training.lm import LMRecipe, LMRun, Scorer
 from gpa.training.lm_data import DEFAULT_MIX, LMData, Rows
-from gpa.training.losses import Codebook, straight_through
+from gpa.training.losses import Codebook, PerceptualLoss, straight_through
 from gpa.vocab import write_character_tokenizer
 
 SIZES = {"glm": 12, "bicodec_global": 64, "bicodec_semantic": 40}
@@ -291,6 +292,58 @@ def test_codec_run_learns_and_resumes(packs, tmp_path):
     codes_before = frozen.trainer.codec.quantizer.codebook.weight.clone()
     list(frozen.run())
     assert torch.equal(frozen.trainer.codec.quantizer.codebook.weight, codes_before)
+
+
+def tiny_whisper() -> WhisperVQ:
+    torch.manual_seed(0)
+    config = WhisperVQConfig(
+        24, 4, 2, 48, 8, encoder_causal_convolution=False, pooling_position=4, quantize_position=4, quantize_vocab_size=16
+    )
+    return WhisperVQ(config)
+
+
+def test_perceptual_loss_is_of_the_sound_alone():
+    loss = PerceptualLoss(tiny_whisper(), (2, 4))
+    time = torch.arange(6400) / 16_000
+    tone, other = torch.sin(2 * torch.pi * 200 * time)[None] * 0.1, torch.sin(2 * torch.pi * 330 * time)[None] * 0.1
+    assert loss(tone, tone) == 0
+    ours = (tone + 1e-5 * torch.randn(1, 6400)).requires_grad_()
+    near, far = loss(ours, tone), loss(other, tone)
+    assert 0 < near < far
+    near.backward()
+    assert ours.grad.abs().sum() > 0
+    assert all(p.grad is None for p in loss.encoder.parameters())
+
+
+def test_a_decoder_can_be_trained_by_what_an_encoder_hears(packs, tmp_path):
+    config = tiny_bicodec("nano")
+    config["audio_tokenizer"]["encoder"]["input_channels"] = 48
+    config["audio_tokenizer"]["postnet"]["out_channels"] = 24
+    recipe = CodecRecipe(steps=2, batch=2, freeze_codes=True, perceptual=1.0)
+    with pytest.raises(GPAError, match="name glm"):
+        CodecRun(config, packs, tmp_path / "deaf", recipe)
+    run = CodecRun(config, packs, tmp_path / "hearing", recipe, encoder=tiny_whisper())
+    losses, _ = run._losses(0)
+    assert losses["perceptual"] > 0
+    list(run.run())
+    assert not any("perceptual" in name for name in averaged(tmp_path / "hearing"))
+
+
+def test_a_frozen_voice_keeps_its_global_codes(packs, tmp_path):
+    config = tiny_bicodec("nano")
+    config["audio_tokenizer"]["encoder"]["input_channels"] = 48
+    config["audio_tokenizer"]["postnet"]["out_channels"] = 24
+    with pytest.raises(GPAError, match="goes with freeze_codes"):
+        CodecRun(config, packs, tmp_path / "loose", CodecRecipe(steps=1, freeze_voice=True))
+    run = CodecRun(config, packs, tmp_path / "decoder", CodecRecipe(steps=2, batch=2, freeze_codes=True, freeze_voice=True))
+    codec = run.trainer.codec
+    clip, feature = torch.randn(2, 6400) * 0.1, torch.randn(2, 8, 48)
+    before = codec.eval().tokenize_voice(clip), codec.tokenize(feature), codec.speaker_encoder.decode(codec.tokenize_voice(clip))
+    list(run.run())
+    after = codec.eval().tokenize_voice(clip), codec.tokenize(feature), codec.speaker_encoder.decode(codec.tokenize_voice(clip))
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1])
+    assert not torch.equal(before[2], after[2])
 
 
 def test_recipes_are_read_and_typos_refused(tmp_path):

@@ -36,12 +36,13 @@ synth --kind pair --packs "$pairs"
 synth --kind heart --first 310 --packs "$hearts"
 number=320
 for voice in rms slt awb kal16; do synth --kind "flite-$voice" --first $((number++)); done
-pack packs/human_0000 pack "$speech/manifest.jsonl" --without heldout_speakers.txt --not-license BY-SA
+pack recorded/human pack "$speech/manifest.jsonl" --without heldout_speakers.txt --not-license BY-SA
+pack packs/human_0000 shift "$work/recorded/human.jsonl"  # and all of it in second voices: pairs of people
 pack heldout/human pack "$speech/manifest.jsonl" --only heldout_speakers.txt
 gpa data testset --text dev_text.txt --voices heart@1.0,h007,h150,flite-rms@1.0 --out "$work/dev"
 
 #    What the language model hears and never speaks. The tokenizers do not read it: a codec should not learn to make noise.
-for seed in 0 1; do pack heard/disturbed_human_$seed disturb "$work/packs/human_0000.jsonl" --seed $seed; done
+for seed in 0 1; do pack heard/disturbed_human_$seed disturb "$work/recorded/human.jsonl" --seed $seed; done
 for number in $listened; do
   pair=$(printf pair_%04d "$number")
   pack "heard/disturbed_$pair" disturb "$work/packs/$pair.jsonl"
@@ -57,9 +58,10 @@ for kind in $prepared; do packs+=("$work/packs/$kind"*.jsonl); done
 gpa data features --codec bicodec.yaml --glm glm.json "${packs[@]}"
 parallel train tokenizer linguistic linguistic.yaml --work "$work"
 parallel train tokenizer codec codec.yaml --work "$work"
+parallel train tokenizer codec decoder.yaml --work "$work"
 
 # 3. Language model, on every sentence there is.
-tokenize() { gpa data tokenize --codec codec.yaml --glm linguistic.yaml --work "$work" "$@"; }
+tokenize() { gpa data tokenize --codec decoder.yaml --glm linguistic.yaml --work "$work" "$@"; }
 tokenize --out "$work/shards" "$work"/{packs,heard}/*.jsonl
 tokenize --out "$work/held" "$work"/dev/*.jsonl
 parallel train lm lm.yaml --work "$work"

