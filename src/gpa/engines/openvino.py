@@ -63,7 +63,7 @@ class OpenVINOEngine:
 
     def _add(self, request: Request) -> None:
         prompt, sampling, head = request.asked
-        request.handle = (_Sequence if sampling.beams == 1 else _Beams)(prompt, sampling, head, self._card.heads[head].legal)
+        request.handle = (_Drawn if sampling.beams == 1 else _Beams)(prompt, sampling, head, self._card.heads[head].legal)
 
     def _drop(self, request: Request) -> None:
         self._blocks.give(request.handle.blocks)
@@ -75,15 +75,12 @@ class OpenVINOEngine:
         fed: list[tuple[Request, slice]] = []
         room = PREFILL
         for request in live:
-            if not (request.handle.blocks or (room and self._placed(request.handle))):
+            own = request.handle.rows() if request.handle.blocks or (room and self._placed(request.handle)) else []
+            prompt = own[0].ids if own and (request.handle.past == 0 or len(own[0].ids) > 1) else ()
+            if not own or len(prompt) > room:
                 room = 0  # and those behind wait with it
                 continue
-            own = request.handle.rows()
-            prompt = len(own[0].ids) if request.handle.past == 0 or len(own[0].ids) > 1 else 0
-            if prompt > room:
-                room = 0
-                continue
-            room -= prompt
+            room -= len(prompt)
             fed.append((request, slice(len(rows), len(rows) + len(own))))
             rows += own
         if not rows:
@@ -134,7 +131,7 @@ class OpenVINOEngine:
 
     def _hand_out(self, request: Request, token: Token) -> None:
         """The id that was drawn is fed next, unless it was the last."""
-        sequence: _Sequence = request.handle
+        sequence: _Drawn = request.handle
         sequence.pending = [token.id]
         stopped = token.id in request.asked[0].stop
         if not stopped:
@@ -147,9 +144,8 @@ class OpenVINOEngine:
 class _Sequence:
     """A request in the engine: what waits to be fed, what was, and where that lies in the cache."""
 
-    def __init__(self, prompt: Context, sampling: Sampling, head: int, legal: tuple[range, ...]) -> None:
+    def __init__(self, prompt: Context, sampling: Sampling, head: int) -> None:
         self.pending, self.head, self.needs = list(prompt.context), head, self.blocks_for(prompt, sampling)
-        self.draw = Draw(prompt, sampling, legal)
         self.beginning = tuple(prompt.context[: min(prompt.prefix, len(prompt.context) - 1)])  # something must be left to ask after
         self.past = 0
         self.blocks: list[int] = []
@@ -171,11 +167,19 @@ class _Sequence:
         return [Row(piece, self.past, self.blocks, self.head if len(piece) == len(self.pending) else None)]
 
 
+class _Drawn(_Sequence):
+    """A request that follows the one continuation that is drawn."""
+
+    def __init__(self, prompt: Context, sampling: Sampling, head: int, legal: tuple[range, ...]) -> None:
+        super().__init__(prompt, sampling, head)
+        self.draw = Draw(prompt, sampling, legal)
+
+
 class _Beams(_Sequence):
     """A request that follows several continuations: each has blocks of its own behind those that the prompt fills."""
 
     def __init__(self, prompt: Context, sampling: Sampling, head: int, legal: tuple[range, ...]) -> None:
-        super().__init__(prompt, sampling, head, legal)
+        super().__init__(prompt, sampling, head)
         self.search, self._beams = Search(prompt, sampling, legal), sampling.beams
         self._shared = len(prompt.context) // BLOCK
         self._own = (self.needs - self._shared) // self._beams
