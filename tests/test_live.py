@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import fakes
 from gpa import audio, hub, sounds
 from gpa.engines.base import Context
 from gpa.errors import AudioError, LimitError
+from gpa.listening import listen_live
 from gpa.pipeline import GPA
 
 RATE = 16_000
@@ -143,6 +145,15 @@ def test_what_was_shown_and_was_nothing_is_taken_back(tmp_path: Path, model: GPA
     made = reading(model, tmp_path, lambda seconds: "hm so" if seconds < 4 else "")
     segments = list(made.stream_asr(CLIP, partials=True))
     assert [(part.text, part.partial, part.revised) for part in segments] == [("Hm", True, False), ("", False, True)]
+
+
+def test_who_is_late_reads_finished_spans_alone(model: GPA) -> None:
+    sampling = model.sampling("asr", None, 0)
+    whole = list(listen_live(model, CLIP, sampling))
+    assert any(part.partial for part in whole)
+    assert list(listen_live(model, CLIP, sampling, late=lambda: True)) == [
+        replace(part, revised=False) for part in whole if not part.partial
+    ]
 
 
 def test_silence_and_noise_give_no_partials(model: GPA) -> None:

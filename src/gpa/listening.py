@@ -6,7 +6,7 @@ What holds no speech never reaches the model, so silence, noise and music are no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,13 +45,17 @@ def listen(parts: Parts, sound: Sound, sampling: Sampling, words: bool = False) 
             yield heard
 
 
-def listen_live(parts: Parts, sound: Sound, sampling: Sampling, words: bool = False) -> Iterator[Segment]:
-    """As `listen`, and while somebody speaks what is understood so far, as partial segments (without words)."""
+def listen_live(
+    parts: Parts, sound: Sound, sampling: Sampling, words: bool = False, late: Callable[[], bool] = lambda: False
+) -> Iterator[Segment]:
+    """As `listen`, and while somebody speaks what is understood so far, as partial segments (without words).
+
+    None is read while it is `late`: on a busy machine the finished text must not come later for the sake of the unfinished one."""
     segmenter, ear, shown = Segmenter(SPAN, parts.sample_rate), Ear(parts.sample_rate), _Shown()
     for block in sounds.steps(sound, parts.sample_rate, STEP):
         yield from shown.finals(hear_span(parts, ear, found, sampling, words) for found in segmenter.push(block))
         begun = segmenter.begun
-        if begun is not None and shown.due(begun.end - begun.start):
+        if begun is not None and not late() and shown.due(begun.end - begun.start):
             yield from shown.partials(hear_span(parts, ear, begun, quick(sampling)))
     yield from shown.finals(hear_span(parts, ear, found, sampling, words) for found in segmenter.flush())
 

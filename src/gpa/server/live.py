@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -20,10 +20,8 @@ from gpa.audio import Wav
 from gpa.parts import Outcome, Parts
 from gpa.pipeline import GPA
 from gpa.results import Segment
-from gpa.segment import Segmenter
 from gpa.server import jobs
 from gpa.server.jobs import Sound, Usage
-from gpa.sounds import SPAN, Ear
 from gpa.voice import Voice
 
 LONGEST = 8.0  # seconds of speech that are read at once
@@ -67,43 +65,29 @@ def speak(model: GPA, texts: Iterator[str], voice: Voice | str | None, format: s
 def hear(model: GPA, blocks: Iterator[Block], rate: int, partials: bool) -> Generator[Segment | Usage, None, None]:
     """Live sound -> segments, partial ones too if asked for; then Usage."""
     heard, written = _Heard(blocks, rate, model.sample_rate), 0
-    for segment in _partly(model, heard) if partials else model.stream_asr(iter(heard)):
+    sampling = model.sampling("asr", None, 0)
+    live = listening.listen_live(model, iter(heard), sampling, late=lambda: heard.behind > PROMPT)
+    for segment in live if partials else model.stream_asr(iter(heard)):
         written += 0 if segment.partial else len(model.vocab.encode(segment.text))
         yield segment
     yield Usage(round(heard.seconds * model.bicodec.frame_rate), written, heard.seconds)
 
 
-def _partly(model: GPA, heard: _Heard) -> Iterator[Segment]:
-    """As `stream_asr` with `partials`, but an open span is read only where no sound waits: on a busy machine the finished text
-    must not come later for the sake of the unfinished one."""
-    segmenter, ear, sampling, read = Segmenter(SPAN, model.sample_rate), Ear(model.sample_rate), model.sampling("asr", None, 0), 0.0
-    for wav in heard:
-        for found in segmenter.push(wav):
-            read = 0.0
-            yield listening.hear_span(model, ear, found, sampling)
-        begun = segmenter.begun
-        if begun is None or heard.behind > PROMPT:
-            continue
-        seconds = begun.end - begun.start
-        if seconds >= max(listening.FIRST, read + listening.AGAIN, read * listening.GROWTH):
-            read, segment = seconds, listening.hear_span(model, ear, begun, listening.quick(sampling))
-            first, _, _ = segment.text.rpartition(" ")  # of the last word perhaps only a half was spoken
-            yield replace(segment, text=(first or segment.text).rstrip(" .,;:?!"), partial=True)
-    for found in segmenter.flush():
-        yield listening.hear_span(model, ear, found, sampling)
-
-
 class _Heard:
-    """Blocks as a model takes them; `seconds` of them so far, the last one of them `behind` seconds late."""
+    """Blocks as a model takes them; `seconds` of them so far, of which the last one came `behind` seconds ago."""
 
     def __init__(self, blocks: Iterator[Block], rate: int, wanted: int) -> None:
-        self.seconds = self.behind = 0.0
+        self.seconds, self._came = 0.0, time.monotonic()
         self._blocks, self._rate, self._wanted = blocks, rate, wanted
+
+    @property
+    def behind(self) -> float:
+        return time.monotonic() - self._came
 
     def __iter__(self) -> Iterator[Wav]:
         resampler = audio.Resampler(self._rate, self._wanted)
         for block in self._blocks:
-            self.behind = time.monotonic() - block.came
+            self._came = block.came
             self.seconds += len(block.pcm) / self._rate
             if len(wav := resampler.push(block.pcm.astype(np.float32) / np.float32(32768))):
                 yield wav
