@@ -10,11 +10,8 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import av.filter
 import numpy as np
 
 from gpa.audio import Wav
@@ -22,6 +19,7 @@ from gpa.data import manifest
 from gpa.data.disturb import at_speed
 from gpa.data.manifest import PACK_RATE, Utterance
 from gpa.data.pack import write_wavs
+from gpa.stretch import Stretcher
 
 MARK = "~shifted"  # behind the id of a row in its second voice
 RATIO = (1.09, 1.22)  # how far a voice is moved, up or down: less is hardly another voice, more is nobody's
@@ -29,28 +27,9 @@ RATIO = (1.09, 1.22)  # how far a voice is moved, up or down: less is hardly ano
 
 def shifted(wav: Wav, ratio: float) -> Wav:
     """(T,) at 16 kHz -> (T,): pitch and formants times `ratio`, the tempo as it was."""
-    slow = _at_tempo(at_speed(wav, ratio), 1 / ratio)
+    stretcher, moved = Stretcher(1 / ratio, PACK_RATE), at_speed(wav, ratio)
+    slow = np.concatenate([stretcher.push(moved), stretcher.flush()])
     return np.pad(slow[: len(wav)], (0, max(0, len(wav) - len(slow))))
-
-
-def _at_tempo(wav: Wav, tempo: float) -> Wav:
-    """(T,) -> about (T / tempo,) of the same pitch (ffmpeg's atempo: overlapped pieces where they fit best)."""
-    graph = av.filter.Graph()
-    source = graph.add_abuffer(sample_rate=PACK_RATE, format="flt", layout="mono", time_base=Fraction(1, PACK_RATE))
-    stretch, sink = graph.add("atempo", f"{tempo:.6f}"), graph.add("abuffersink")
-    source.link_to(stretch)
-    stretch.link_to(sink)
-    graph.configure()
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wav, np.float32)[None], format="flt", layout="mono")
-    frame.sample_rate, frame.pts = PACK_RATE, 0
-    graph.push(frame)
-    graph.push(None)
-    parts = []
-    while True:
-        try:
-            parts.append(graph.pull().to_ndarray()[0])
-        except (av.error.EOFError, BlockingIOError):
-            return np.concatenate([*parts, np.zeros(0, np.float32)])
 
 
 def ratio_of(speaker: str, seed: int) -> float:
