@@ -164,6 +164,8 @@ class CodecRun:
         """`encoder` hears what is rendered, where the recipe weighs that. Raises GPAError."""
         if recipe.perceptual and encoder is None:
             raise GPAError("recipe.perceptual needs an encoder that hears: name glm, the linguistic tokenizer's config.json, in the job")
+        if recipe.freeze_voice and not recipe.freeze_codes:
+            raise GPAError("recipe.freeze_voice goes with freeze_codes: true")
         perceptual = PerceptualLoss(encoder, config["feature_layers"]) if recipe.perceptual and encoder else None
         self.recipe = recipe
         self.corpus = CodecData(data)
@@ -172,8 +174,6 @@ class CodecRun:
         self.trainer = CodecTrainer(config, recipe, len(self.corpus.classes), perceptual)
         if init is not None:
             load_matching(self.trainer, dict(init))
-        if recipe.freeze_voice and not recipe.freeze_codes:
-            raise GPAError("recipe.freeze_voice goes with freeze_codes: true")
         codec = self.trainer.codec
         voice = codec.speaker_encoder
         speaking = (voice.project, voice.quantizer.project_out) if recipe.freeze_voice else (voice,)
