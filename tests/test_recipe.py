@@ -15,6 +15,7 @@ import yaml
 
 from gpa import audio, hub
 from gpa.data import manifest
+from gpa.data.disturb import write_disturbed
 from gpa.data.manifest import PACK_RATE, Utterance
 from gpa.voice import Voice
 
@@ -77,6 +78,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, d
     write_pack(
         work / "heard" / "n", [("", "noise-hum", "synthetic noise", "Apache-2.0"), ("", "noise-babble", "synthetic noise", "CC0 1.0")]
     )
+    write_disturbed(work / "packs" / "p.jsonl", work / "heard" / "p")  # copies: no more of anybody's speech
     (work / "bicodec.yaml").write_text(yaml.safe_dump(tiny_bicodec("nano")))
     (work / "glm.json").write_text(json.dumps(tiny_glm("nano")))
     (work / "codec.yaml").write_text("{net: bicodec.yaml, packs: packs, out: codec}")

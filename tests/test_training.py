@@ -11,25 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from gpa.data import manifest
-from gpa.data.manifest import Utterance
 from gpa.data.shards import TokenisedUtterance, read_shard, write_shard
 from gpa.errors import GPAError
 from gpa.nets.bicodec import BiCodec
-from gpa.nets.fake import tiny_bicodec
 from gpa.nets.lm import LM
 from gpa.nets.lm_config import LMConfig
-from gpa.nets.quantize import FactorizedVQ
-from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
 from gpa.prompt import IGNORED
 from gpa.training.checkpoint import learning_rate
-from gpa.training.codec import CodecRecipe, CodecRun
-from gpa.training.codec_data import LETTERS, CodecData
+from gpa.training.codec_data import LETTERS
 from gpa.training.guide import WIDTHS, course
-from gpa.training.jobs import CodecJob, averaged, read_job
+from gpa.training.jobs import CodecJob, read_job
 from gpa.training.lm import LMRecipe, LMRun, Scorer
 from gpa.training.lm_data import DEFAULT_MIX, LMData, Rows
-from gpa.training.losses import Codebook, PerceptualLoss, straight_through
 from gpa.vocab import write_character_tokenizer
 
 SIZES = {"glm": 12, "bicodec_global": 64, "bicodec_semantic": 40}
@@ -213,137 +206,6 @@ def test_learning_rate_warms_up_holds_and_falls():
     assert rates[10:60] == [1.0] * 50
     assert rates[-1] == pytest.approx(1 / 30, abs=0.01)
     assert all(a >= b for a, b in pairwise(rates[60:]))
-
-
-def test_codebook_is_drawn_from_latents_and_dead_codes_move():
-    torch.manual_seed(0)
-    vq = FactorizedVQ(6, 16, 4)
-    book = Codebook(vq, warm=2, patience=1)
-    latents = torch.nn.functional.normalize(torch.randn(50, 4), dim=-1)
-    codes = torch.zeros(50, dtype=torch.long)
-    book.update(1, codes, latents)
-    book.update(2, codes, latents)
-    drawn = vq.codebook.weight.detach().clone()
-    assert all(any(torch.allclose(row, latent) for latent in latents) for row in drawn)
-    for step in (3, 4):
-        book.update(step, codes, latents)
-    assert not torch.equal(vq.codebook.weight, drawn)
-    assert torch.allclose(vq.codebook.weight[0], drawn[0], atol=1e-6)  # the code in use stays
-
-
-def test_straight_through_trains_encoder_and_codebook():
-    torch.manual_seed(0)
-    vq = FactorizedVQ(6, 16, 4)
-    z = torch.randn(2, 5, 6, requires_grad=True)
-    q = straight_through(vq, z, torch.ones(2, 5))
-    assert torch.equal(q.codes, vq.encode(z))
-    (q.vectors.square().sum() + q.loss).backward()
-    assert z.grad is not None
-    assert z.grad.abs().sum() > 0
-    assert vq.codebook.weight.grad is not None
-
-
-@pytest.fixture(scope="module")
-def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two aligned voices and a stranger: noise with a pitch, features of 48 channels."""
-    folder = tmp_path_factory.mktemp("packs")
-    rng = np.random.default_rng(1)
-    rows, samples = [], 0
-    for i in range(24):
-        length = 1280 * 20
-        pair = f"u{i ^ 1}" if i < 16 else None
-        rows.append(Utterance(f"u{i}", "some words here", f"h{i % 2:03d}", "p.pcm", "hibari-tts", "Apache-2.0", samples, length, pair))
-        samples += length
-    manifest.write(folder / "p.jsonl", rows)
-    (rng.standard_normal(samples) * 2000).astype("<i2").tofile(folder / "p.pcm")
-    np.save(folder / "p.features.npy", rng.standard_normal((samples // 320, 48)).astype(np.float16))
-    np.save(folder / "p.f0.npy", np.where(rng.random(samples // 160) < 0.5, 0, 120).astype(np.float16))
-    return folder
-
-
-def test_codec_batches_cut_all_parts_at_the_same_place(packs):
-    data = CodecData(packs, crop=20)
-    weights = data.weights({"hibari-tts": 1.0})
-    batch = data.batch(0, 4, 3, weights, paired=0.0)
-    again = data.batch(0, 4, 3, weights, paired=0.0)
-    assert torch.equal(batch.wav, again.wav)
-    assert batch.wav.shape == (3, 20 * 320)
-    assert batch.f0.shape == batch.voiced.shape == (3, 40)
-    for row in range(3):  # unpaired: the crop's features are the source's
-        start = int(batch.start[row])
-        torch.testing.assert_close(batch.target_features[row], batch.features[row, start : start + 20])
-
-
-def test_codec_run_learns_and_resumes(packs, tmp_path):
-    config = tiny_bicodec("nano")
-    config["audio_tokenizer"]["encoder"]["input_channels"] = 48
-    config["audio_tokenizer"]["postnet"]["out_channels"] = 24
-    recipe = CodecRecipe(steps=3, batch=2, warm=1, shares={"hibari-tts": 1.0})
-    run = CodecRun(config, packs, tmp_path / "codec", recipe)
-    before = {k: v.clone() for k, v in run.trainer.state_dict().items()}
-    list(run.run())
-    assert any(not torch.equal(before[k], v) for k, v in run.trainer.state_dict().items())
-    resumed = CodecRun(config, packs, tmp_path / "codec", recipe)
-    assert list(resumed.run()) == []
-    for name, value in run.trainer.state_dict().items():
-        assert torch.equal(value, resumed.trainer.state_dict()[name]), name
-    only_sound = CodecRecipe(steps=1, batch=2, freeze_codes=True)
-    frozen = CodecRun(config, packs, tmp_path / "decoder", only_sound, averaged(tmp_path / "codec"))
-    codes_before = frozen.trainer.codec.quantizer.codebook.weight.clone()
-    list(frozen.run())
-    assert torch.equal(frozen.trainer.codec.quantizer.codebook.weight, codes_before)
-
-
-def tiny_whisper() -> WhisperVQ:
-    torch.manual_seed(0)
-    config = WhisperVQConfig(
-        24, 4, 2, 48, 8, encoder_causal_convolution=False, pooling_position=4, quantize_position=4, quantize_vocab_size=16
-    )
-    return WhisperVQ(config)
-
-
-def test_perceptual_loss_is_of_the_sound_alone():
-    loss = PerceptualLoss(tiny_whisper(), (2, 4))
-    time = torch.arange(6400) / 16_000
-    tone, other = torch.sin(2 * torch.pi * 200 * time)[None] * 0.1, torch.sin(2 * torch.pi * 330 * time)[None] * 0.1
-    assert loss(tone, tone) == 0
-    ours = (tone + 1e-5 * torch.randn(1, 6400)).requires_grad_()
-    near, far = loss(ours, tone), loss(other, tone)
-    assert 0 < near < far
-    near.backward()
-    assert ours.grad.abs().sum() > 0
-    assert all(p.grad is None for p in loss.encoder.parameters())
-
-
-def test_a_decoder_can_be_trained_by_what_an_encoder_hears(packs, tmp_path):
-    config = tiny_bicodec("nano")
-    config["audio_tokenizer"]["encoder"]["input_channels"] = 48
-    config["audio_tokenizer"]["postnet"]["out_channels"] = 24
-    recipe = CodecRecipe(steps=2, batch=2, freeze_codes=True, perceptual=1.0)
-    with pytest.raises(GPAError, match="name glm"):
-        CodecRun(config, packs, tmp_path / "deaf", recipe)
-    run = CodecRun(config, packs, tmp_path / "hearing", recipe, encoder=tiny_whisper())
-    losses, _ = run._losses(0)
-    assert losses["perceptual"] > 0
-    list(run.run())
-    assert not any("perceptual" in name for name in averaged(tmp_path / "hearing"))
-
-
-def test_a_frozen_voice_keeps_its_global_codes(packs, tmp_path):
-    config = tiny_bicodec("nano")
-    config["audio_tokenizer"]["encoder"]["input_channels"] = 48
-    config["audio_tokenizer"]["postnet"]["out_channels"] = 24
-    with pytest.raises(GPAError, match="goes with freeze_codes"):
-        CodecRun(config, packs, tmp_path / "loose", CodecRecipe(steps=1, freeze_voice=True))
-    run = CodecRun(config, packs, tmp_path / "decoder", CodecRecipe(steps=2, batch=2, freeze_codes=True, freeze_voice=True))
-    codec = run.trainer.codec
-    clip, feature = torch.randn(2, 6400) * 0.1, torch.randn(2, 8, 48)
-    before = codec.eval().tokenize_voice(clip), codec.tokenize(feature), codec.speaker_encoder.decode(codec.tokenize_voice(clip))
-    list(run.run())
-    after = codec.eval().tokenize_voice(clip), codec.tokenize(feature), codec.speaker_encoder.decode(codec.tokenize_voice(clip))
-    assert torch.equal(before[0], after[0])
-    assert torch.equal(before[1], after[1])
-    assert not torch.equal(before[2], after[2])
 
 
 def test_recipes_are_read_and_typos_refused(tmp_path):

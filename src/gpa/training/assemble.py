@@ -78,8 +78,10 @@ def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
 
 
 def _credits(work: Path, *folders: str | None) -> list[hub.Credit]:
-    """What is owed to the packs of several folders."""
-    return manifest.credits(row for folder in folders if folder for row in manifest.read(work / folder))
+    """What is owed to the packs of several folders. A copy (ORIGINAL~HOW: disturbed, or in a second voice) counts with its original."""
+    rows = [row for folder in folders if folder for row in manifest.read(work / folder)]
+    ids = {row.id for row in rows}
+    return manifest.credits(row for row in rows if row.id.rpartition("~")[0] not in ids)
 
 
 def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:

