@@ -12,6 +12,7 @@ import torch
 from gpa.data import manifest
 from gpa.data.manifest import Utterance
 from gpa.errors import GPAError
+from gpa.nets.bicodec import BiCodec
 from gpa.nets.fake import tiny_bicodec
 from gpa.nets.quantize import FactorizedVQ
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig
@@ -19,7 +20,7 @@ from gpa.training.adversary import Adversary
 from gpa.training.codec import CodecRecipe, CodecRun
 from gpa.training.codec_data import CodecData
 from gpa.training.jobs import averaged
-from gpa.training.losses import Codebook, PerceptualLoss, straight_through
+from gpa.training.losses import Codebook, PerceptualLoss, VoiceLoss, straight_through
 
 
 def test_codebook_is_drawn_from_latents_and_dead_codes_move():
@@ -153,6 +154,43 @@ def test_a_frozen_voice_keeps_its_global_codes(packs, tmp_path):
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     assert not torch.equal(before[2], after[2])
+
+
+def test_voice_loss_is_of_the_voice_alone():
+    codec = BiCodec(tiny_codec()).eval()
+    loss = VoiceLoss(codec.speaker_encoder.speaker_encoder, codec.mel_transformer)
+    tone = torch.sin(torch.arange(12_800) * (2 * torch.pi * 200 / 16_000))[None] * 0.1
+    ours = (tone + 1e-3 * torch.randn(1, 12_800)).requires_grad_()
+    assert loss(tone, tone) == 0
+    assert 0 < loss(ours, tone) < loss(torch.randn(1, 12_800) * 0.1, tone)
+    loss(ours, tone).backward()
+    assert ours.grad.abs().sum() > 0
+    assert all(p.grad is None for p in codec.parameters())
+
+
+def test_a_decoder_can_be_trained_by_the_voice_that_is_heard(packs, tmp_path):
+    with pytest.raises(GPAError, match="goes with freeze_voice"):
+        CodecRun(tiny_codec(), packs, tmp_path / "loose", CodecRecipe(steps=1, freeze_codes=True, voice=1.0))
+    recipe = CodecRecipe(steps=2, batch=2, freeze_codes=True, freeze_voice=True, voice=1.0)
+    run = CodecRun(tiny_codec(), packs, tmp_path / "voiced", recipe)
+    assert all(row["voice"] > 0 for row in run.run(every=1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_codec_learns_on_a_gpu(packs, tmp_path):
+    recipe = CodecRecipe(steps=3, batch=2, warm=1, shares={"hibari-tts": 1.0}, perceptual=1.0, adversarial=0.1)
+    list(CodecRun(tiny_codec(), packs, tmp_path / "codec", recipe, encoder=tiny_whisper()).run())
+    polish = CodecRecipe(steps=2, batch=2, freeze_codes=True, freeze_voice=True, voice=1.0)
+    told = list(CodecRun(tiny_codec(), packs, tmp_path / "decoder", polish, averaged(tmp_path / "codec")).run(every=1))
+    assert all(np.isfinite(row["mel"]) for row in told)
+
+
+def test_batches_move_whole(packs):
+    data = CodecData(packs, crop=20)
+    weights = data.weights({"hibari-tts": 1.0})
+    for batch in (data.batch(0, 1, 2, weights), data.utterances(0, 1, 2, weights)):
+        moved = batch.to(torch.device("meta"))
+        assert all(x.device.type == "meta" for value in vars(moved).values() for x in (value if isinstance(value, list) else [value]))
 
 
 def test_an_adversary_learns_to_tell_and_leaves_the_decoder_to_its_own_loss():

@@ -6,7 +6,6 @@ line, the gain of a recorder, a lossy file. A row follows from (seed, its id) an
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from gpa import audio
 from gpa.audio import Wav
 from gpa.data import manifest
+from gpa.data.draws import generator
 from gpa.data.manifest import PACK_RATE, Utterance
 from gpa.data.noise import COLOURS, Crowd, coloured, unit
 from gpa.data.pack import write_wavs
@@ -124,7 +124,7 @@ def write_disturbed(source: Path, out: Path, count: int | None = None, seed: int
 
 def _disturbed(rows: list[Utterance], crowd: Crowd, seed: int) -> Iterator[tuple[Utterance, Wav]]:
     for row in rows:
-        rng = np.random.default_rng([seed, zlib.crc32(row.id.encode())])
+        rng = generator(seed, row.id)
         wav = disturb(manifest.load_wav(row, crowd.root), rng, _behind(crowd, row.id))
         yield replace(row, id=f"{row.id}~{seed}", pair=None, listen_only=True), wav
 

@@ -7,7 +7,6 @@ other have a wave to be trained on, as the teachers' parametric pairs have.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from gpa.audio import Wav
 from gpa.data import manifest
 from gpa.data.disturb import at_speed
+from gpa.data.draws import generator
 from gpa.data.manifest import PACK_RATE, Utterance
 from gpa.data.pack import write_wavs
 from gpa.stretch import Stretcher
@@ -34,7 +34,7 @@ def shifted(wav: Wav, ratio: float) -> Wav:
 
 def ratio_of(speaker: str, seed: int) -> float:
     """The ratio of a speaker, up for some and down for others: always the same for a seed, so that the second voice is one voice."""
-    rng = np.random.default_rng([seed, zlib.crc32(speaker.encode())])
+    rng = generator(seed, speaker)
     return float(math.exp(rng.choice((-1, 1)) * rng.uniform(math.log(RATIO[0]), math.log(RATIO[1]))))
 
 

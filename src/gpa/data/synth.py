@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import multiprocessing
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from gpa.audio import Wav
+from gpa.data.draws import generator
 from gpa.data.manifest import RESERVED_LINES, SOURCES, Utterance, read, teacher_source, write
 from gpa.data.teachers import FLITE_VOICES, PARAMETRIC_VOICES, Speaker, Teachers, speaker
 from gpa.errors import GPAError, TextError
@@ -143,7 +143,7 @@ def make_pack(out: Path, job: Job, number: int, lines: Sequence[str], voices: Vo
     skipped = 0
     with writer.open():
         for place, text in enumerate(lines, number * job.size):
-            rng = np.random.default_rng([job.seed, zlib.crc32(job.kind.encode()), place])
+            rng = generator(job.seed, job.kind, place)
             try:
                 spoken = _speak(voices or _teachers(), job.kind, text, rng)
             except TextError:
@@ -239,6 +239,6 @@ def _render_voice(manifest: Path, lines: Sequence[str], who: Speaker, seed: int,
     writer = _Writer(manifest)
     with writer.open():
         for text in lines:
-            rng = np.random.default_rng([seed, zlib.crc32(text.encode())])
+            rng = generator(seed, text)
             writer.add(text, [(who.name, voices.speak(text, who, rng))])
     writer.finish(0)

@@ -25,10 +25,10 @@ from gpa.training.adversary import Adversary
 from gpa.training.checkpoint import load_matching
 from gpa.training.codec_data import LETTERS, CodecBatch, CodecData
 from gpa.training.loop import Loop, Losses, Schedule
-from gpa.training.losses import Codebook, MelLoss, PerceptualLoss, pitch_loss, straight_through
+from gpa.training.losses import Codebook, MelLoss, PerceptualLoss, VoiceLoss, pitch_loss, straight_through
 from gpa.training.workers import concatenate
 
-LOSSES = ("mel", "vq", "features", "pitch", "ctc", "speaker", "perceptual", "adversarial", "discriminator")  # weighted by name
+LOSSES = ("mel", "vq", "features", "pitch", "ctc", "speaker", "perceptual", "voice", "adversarial", "discriminator")  # weighted by name
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class CodecRecipe:
     ctc: float = 0.5
     speaker: float = 0.3
     perceptual: float = 0.0  # what a speech encoder hears in the rendered sound; needs the job's `glm`
+    voice: float = 0.0  # what the codec's own speaker encoder hears in it, as it was when the run began
     adversarial: float = 0.0  # what discriminators that learn along tell rendered sound by
     discriminator: float = 1.0  # their own loss; their weights are no others'
     freeze_codes: bool = False  # semantic codes stay as they are; voice and sound are trained on
@@ -88,6 +89,7 @@ class CodecTrainer(nn.Module):
         self.classifier = nn.Linear(c["speaker_encoder"]["out_dim"], speakers)
         self.mel_loss = MelLoss(config["sample_rate"])
         self.adversary = Adversary() if recipe.adversarial else None
+        self.voice_loss: VoiceLoss | None = None
 
     def losses(self, batch: CodecBatch, quantise: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """-> losses by name (unweighted), codes (M,) and latents (M, dim) of the batch's real positions."""
@@ -95,7 +97,7 @@ class CodecTrainer(nn.Module):
         positions = batch.lengths // per_code
         with torch.set_grad_enabled(not self.recipe.freeze_codes):
             z = codec.encoder(F.pad(batch.features, (0, 0, 0, -batch.features.shape[1] % per_code)))
-            keep = torch.arange(z.shape[1])[None] < positions[:, None]
+            keep = torch.arange(z.shape[1], device=z.device)[None] < positions[:, None]
             q = straight_through(codec.quantizer, z, keep, quantise)
         d_vector = codec.speaker_encoder.d_vector(self._digits(batch.reference))
         losses = self._render(batch, q.vectors, d_vector)
@@ -141,9 +143,9 @@ class CodecTrainer(nn.Module):
         filters = head.filters(x, from_hertz(batch.f0), batch.voiced, d_vector)
         rows = Rows(batch.f0, batch.voiced, *filters)
         B = len(batch.f0)
-        excitation = pulses(batch.f0, batch.voiced, head.hop_length, codec.config["sample_rate"], torch.rand(B, 1))
-        noise = torch.randn(2, B, head.n_fft // 2 + 1, batch.f0.shape[1] + 1)
-        wav = render(rows, excitation, noise, head.n_fft, head.hop_length)
+        phase, noise = torch.rand(B, 1), torch.randn(2, B, head.n_fft // 2 + 1, batch.f0.shape[1] + 1)  # drawn alike for every device
+        excitation = pulses(batch.f0, batch.voiced, head.hop_length, codec.config["sample_rate"], phase.to(batch.f0))
+        wav = render(rows, excitation, noise.to(batch.f0), head.n_fft, head.hop_length)
         losses = {
             "mel": self.mel_loss(wav, batch.wav),
             "features": feature,
@@ -152,6 +154,8 @@ class CodecTrainer(nn.Module):
         }
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(wav, batch.wav)
+        if self.voice_loss is not None:
+            losses["voice"] = self.voice_loss(wav, batch.wav)
         if self.adversary is not None:
             losses["adversarial"], losses["discriminator"] = self.adversary.losses(wav, batch.wav)
         return losses
@@ -172,6 +176,8 @@ class CodecRun:
         """`encoder` hears what is rendered, where the recipe weighs that. Raises GPAError."""
         if recipe.perceptual and encoder is None:
             raise GPAError("recipe.perceptual needs an encoder that hears: name glm, the linguistic tokenizer's config.json, in the job")
+        if recipe.voice and not recipe.freeze_voice:
+            raise GPAError("recipe.voice goes with freeze_voice: true, which keeps the encoder that it asks")
         if recipe.freeze_voice and not recipe.freeze_codes:
             raise GPAError("recipe.freeze_voice goes with freeze_codes: true")
         perceptual = PerceptualLoss(encoder, config["feature_layers"]) if recipe.perceptual and encoder else None
@@ -184,6 +190,8 @@ class CodecRun:
             load_matching(self.trainer, dict(init))
         codec = self.trainer.codec
         voice = codec.speaker_encoder
+        if recipe.voice:
+            self.trainer.voice_loss = VoiceLoss(voice.speaker_encoder, codec.mel_transformer)
         speaking = (voice.project, voice.quantizer.project_out) if recipe.freeze_voice else (voice,)
         sounding = [*speaking, codec.prenet, codec.postnet, codec.decoder, self.trainer.classifier]
         if self.trainer.adversary is not None:
@@ -192,6 +200,9 @@ class CodecRun:
         meet = 16 if recipe.freeze_codes else 1  # a codebook that is learned must be the same for all workers in every step
         schedule = Schedule(recipe.steps, recipe.rate, recipe.warmup, seed=recipe.seed, betas=(0.8, 0.98), weight_decay=0.01, meet=meet)
         self.loop = Loop(self.trainer, out, schedule, [p for part in parts for p in part.parameters()])
+        for judged in (self.trainer.perceptual, self.trainer.voice_loss):
+            if judged is not None:
+                judged.to(self.loop.device)
         self.codebook = Codebook(codec.quantizer, recipe.warm)
         self._last: tuple[Tensor, Tensor] = (torch.zeros(0), torch.zeros(0))
 
@@ -203,7 +214,7 @@ class CodecRun:
 
     def _losses(self, draw: int) -> tuple[Losses, Losses]:
         recipe = self.recipe
-        batch = self.corpus.batch(recipe.seed, draw, recipe.batch, self.weights)
+        batch = self.corpus.batch(recipe.seed, draw, recipe.batch, self.weights).to(self.loop.device)
         losses, codes, latents = self.trainer.losses(batch, quantise=recipe.freeze_codes or self.loop.step >= recipe.warm)
         self._last = codes, latents
         return losses, {"f0": losses.pop("f0"), "distinct": torch.tensor(len(codes.unique()) / len(codes))}

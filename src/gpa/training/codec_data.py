@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +23,21 @@ HOP = 320  # samples per feature frame
 LETTERS = " abcdefghijklmnopqrstuvwxyz'"  # what the CTC reader spells; 0 is its blank
 
 
+_B = TypeVar("_B", bound="_Batch")
+
+
+class _Batch:
+    """A dataclass of tensors and lists of tensors."""
+
+    def to(self: _B, device: torch.device) -> _B:
+        """The same on a device."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        moved = {name: [x.to(device) for x in value] if isinstance(value, list) else value.to(device) for name, value in held.items()}
+        return type(self)(**moved)
+
+
 @dataclass(frozen=True)
-class UtteranceBatch:
+class UtteranceBatch(_Batch):
     """B whole utterances with their words."""
 
     features: Tensor  # (B, T, channels)
@@ -33,7 +46,7 @@ class UtteranceBatch:
 
 
 @dataclass(frozen=True)
-class CodecBatch:
+class CodecBatch(_Batch):
     """B utterances of at most T feature frames, with crops of C frames."""
 
     features: Tensor  # (B, T, channels)

@@ -90,12 +90,12 @@ class LinguisticRun:
         yield from self.loop.run(self._losses, {"ctc": self.recipe.ctc, "vq": self.recipe.vq}, self._after, self.codebook.state)
 
     def _losses(self, draw: int) -> tuple[Losses, Losses]:
-        batch = self.corpus.utterances(self.recipe.seed, draw, self.recipe.batch, self.weights)
+        batch = self.corpus.utterances(self.recipe.seed, draw, self.recipe.batch, self.weights).to(self.loop.device)
         k = self.trainer.up
         width = batch.features.shape[-1] // 2  # the encoder's last layer is the second of the two
         positions = batch.lengths // k
         pooled = self.trainer.net.pooled(batch.features[..., width:])
-        keep = torch.arange(pooled.shape[1])[None] < positions[:, None]
+        keep = torch.arange(pooled.shape[1], device=pooled.device)[None] < positions[:, None]
         q = straight_through(self.trainer.net.quantizer, pooled, keep, quantise=self.loop.step >= self.recipe.warm)
         scores = self.trainer.read(q.vectors)
         lengths = torch.tensor([len(letters) for letters in batch.spelling])

@@ -1,9 +1,10 @@
-"""Losses of codec training: distances of waves (mel, perceptual), pitch, and the quantiser's straight-through pass."""
+"""Losses of codec training: distances of waves (mel, perceptual, voice), pitch, and the quantiser's straight-through pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from gpa.nets.mel import WhisperMel, mel_filters
 from gpa.nets.quantize import FactorizedVQ
+from gpa.nets.speaker import ECAPA
 from gpa.nets.whisper import WhisperVQ
 
 RESOLUTIONS = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))  # n_fft, hop_length, mels
@@ -42,13 +44,26 @@ class MelLoss(nn.Module):
         return total / len(RESOLUTIONS)
 
 
-class PerceptualLoss:
-    """How far apart two waves are for a speech encoder that stays as it is: mean over `layers` (counted from 1) of the L1 distance
-    of its states, for each layer relative to the size of the true wave's. No part of a trainer's state."""
+class _Listener:
+    """A net that hears two waves and stays as it is; `mel` makes of waves what it hears. No part of a trainer's state."""
+
+    def __init__(self, encoder: nn.Module, mel: nn.Module) -> None:
+        self.encoder: Any = encoder.eval().requires_grad_(False)
+        self.mel = mel
+
+    def to(self, device: torch.device) -> None:
+        """Move it to a device."""
+        self.encoder.to(device)
+        self.mel.to(device)
+
+
+class PerceptualLoss(_Listener):
+    """How far apart two waves are for a speech encoder: mean over `layers` (counted from 1) of the L1 distance of its states, for each
+    layer relative to the size of the true wave's."""
 
     def __init__(self, encoder: WhisperVQ, layers: Sequence[int]) -> None:
-        self.encoder, self.layers = encoder.eval().requires_grad_(False), tuple(layers)
-        self.mel = WhisperMel(encoder.config.num_mel_bins)
+        super().__init__(encoder, WhisperMel(encoder.config.num_mel_bins))
+        self.layers = tuple(layers)
 
     def _states(self, wav: Tensor) -> list[Tensor]:
         states = self.encoder.hidden_states(self.mel(wav))
@@ -60,6 +75,25 @@ class PerceptualLoss:
             heard = self._states(theirs)
         distances = [F.l1_loss(a, b) / b.abs().mean() for a, b in zip(self._states(ours), heard, strict=True)]
         return torch.stack(distances).mean()
+
+
+class VoiceLoss(_Listener):
+    """How far apart two waves are for a codec's speaker encoder, before its global codes: the L1 distance of its channels' means and
+    deviations over time, relative to the size of the true wave's."""
+
+    def __init__(self, encoder: ECAPA, mel: nn.Module) -> None:
+        """`mel`: waves (B, T) -> (B, n_mels, frames). Both are copied: what is trained on does not change the measure."""
+        super().__init__(deepcopy(encoder), deepcopy(mel))
+
+    def _statistics(self, wav: Tensor) -> Tensor:
+        channels = self.encoder.features(self.mel(wav).transpose(1, 2)).float()
+        return torch.cat([channels.mean(2), channels.var(2).add(1e-7).sqrt()], 1)
+
+    def __call__(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Waves (B, T) -> scalar."""
+        with torch.no_grad():
+            theirs = self._statistics(theirs)
+        return F.l1_loss(self._statistics(ours), theirs) / theirs.abs().mean()
 
 
 class Quantised(NamedTuple):
@@ -93,8 +127,8 @@ class Codebook:
 
     def __init__(self, vq: FactorizedVQ, warm: int, patience: int = 150) -> None:
         self.vq, self.warm, self.patience = vq, warm, patience
-        self.age = torch.zeros(len(vq.codebook.weight))
-        self.reservoir = torch.zeros(0, vq.codebook.weight.shape[1])
+        self.age = vq.codebook.weight.new_zeros(len(vq.codebook.weight), requires_grad=False)
+        self.reservoir = vq.codebook.weight.new_zeros(0, vq.codebook.weight.shape[1], requires_grad=False)
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
@@ -102,8 +136,8 @@ class Codebook:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up a saved state; an empty one changes nothing."""
-        self.age = state.get("age", self.age)
-        self.reservoir = state.get("reservoir", self.reservoir)
+        self.age = state.get("age", self.age).to(self.age)
+        self.reservoir = state.get("reservoir", self.reservoir).to(self.reservoir)
 
     @torch.no_grad()
     def update(self, step: int, codes: Tensor, latents: Tensor) -> None:
