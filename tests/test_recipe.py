@@ -17,6 +17,7 @@ from gpa import audio, hub
 from gpa.data import manifest
 from gpa.data.disturb import write_disturbed
 from gpa.data.manifest import PACK_RATE, Utterance
+from gpa.data.shift import write_shifted
 from gpa.voice import Voice
 
 torch = pytest.importorskip("torch")
@@ -79,6 +80,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, d
         work / "heard" / "n", [("", "noise-hum", "synthetic noise", "Apache-2.0"), ("", "noise-babble", "synthetic noise", "CC0 1.0")]
     )
     write_disturbed(work / "packs" / "p.jsonl", work / "heard" / "p")  # copies: no more of anybody's speech
+    write_shifted(work / "packs" / "p.jsonl", work / "both")
+    write_disturbed(work / "both.jsonl", work / "heard" / "q", seed=1)
     (work / "bicodec.yaml").write_text(yaml.safe_dump(tiny_bicodec("nano")))
     (work / "glm.json").write_text(json.dumps(tiny_glm("nano")))
     (work / "codec.yaml").write_text("{net: bicodec.yaml, packs: packs, out: codec}")
@@ -140,7 +143,9 @@ def test_recipes_of_the_embedded_checkpoint_fit_each_other() -> None:
         assert lm.recipe.tts + lm.recipe.asr + lm.recipe.vc == pytest.approx(1)
     assert codec.packs == linguistic.packs == release.packs
     assert release.default_voice in release.voices
-    jobs.read_job(RECIPE / "decoder.yaml", jobs.CodecJob)
+    tokenised = jobs.read_job(RECIPE / "decoder.yaml", jobs.CodecJob)  # by train.sh
+    assert codec.init == tokenised.out
+    assert codec.recipe.freeze_voice  # so that its codes are those of the shards
     script = (RECIPE / "train.sh").read_text()
     named = {
         word

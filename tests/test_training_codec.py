@@ -163,8 +163,9 @@ def test_voice_loss_is_of_the_voice_alone():
     ours = (tone + 1e-3 * torch.randn(1, 12_800)).requires_grad_()
     assert loss(tone, tone) == 0
     assert 0 < loss(ours, tone) < loss(torch.randn(1, 12_800) * 0.1, tone)
-    loss(ours, tone).backward()
-    assert ours.grad.abs().sum() > 0
+    silence = torch.zeros(1, 12_800)
+    (loss(ours, tone) + loss(ours * 0, silence)).backward()
+    assert 0 < ours.grad.abs().sum() < float("inf")
     assert all(p.grad is None for p in codec.parameters())
 
 

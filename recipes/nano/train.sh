@@ -60,11 +60,12 @@ parallel train tokenizer linguistic linguistic.yaml --work "$work"
 parallel train tokenizer codec codec.yaml --work "$work"
 parallel train tokenizer codec decoder.yaml --work "$work"
 
-# 3. Language model, on every sentence there is.
+# 3. Language model, on every sentence there is; then the sound.
 tokenize() { gpa data tokenize --codec decoder.yaml --glm linguistic.yaml --work "$work" "$@"; }
 tokenize --out "$work/shards" "$work"/{packs,heard}/*.jsonl
 tokenize --out "$work/held" "$work"/dev/*.jsonl
 parallel train lm lm.yaml --work "$work"
+parallel train tokenizer codec polish.yaml --work "$work"  # the sound alone: codes stay as they were tokenised
 
 # 4. The checkpoint, with its exports, and its scores.
 if [ "$rehearsal" ]; then  # such small packs hold few of the voices

@@ -86,14 +86,16 @@ class VoiceLoss(_Listener):
         super().__init__(deepcopy(encoder), deepcopy(mel))
 
     def _statistics(self, wav: Tensor) -> Tensor:
-        channels = self.encoder.features(self.mel(wav).transpose(1, 2)).float()
+        channels = self.encoder.features(self.mel(wav).transpose(1, 2))
         return torch.cat([channels.mean(2), channels.var(2).add(1e-7).sqrt()], 1)
 
     def __call__(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """Waves (B, T) -> scalar."""
-        with torch.no_grad():
-            theirs = self._statistics(theirs)
-        return F.l1_loss(self._statistics(ours), theirs) / theirs.abs().mean()
+        dither = 1e-5 * torch.randn_like(theirs)  # the magnitude of nothing at all has no gradient
+        with torch.autocast(theirs.device.type, enabled=False):  # in bfloat16 some gradients were not numbers (torch 2.13, CPU)
+            with torch.no_grad():
+                heard = self._statistics(theirs + dither)
+            return F.l1_loss(self._statistics(ours.float() + dither), heard) / heard.abs().mean()
 
 
 class Quantised(NamedTuple):
