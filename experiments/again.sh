@@ -20,5 +20,5 @@ python "$here/consent/run.py" "$human" "$out/consent" >"$out/consent.txt"
 wait $check
 grep -h "texts,\|length over" "$out/adversarial.txt"
 grep -h "first takes\|CER - confidence / 2, good 0.1, 3 tries" "$out/self_check.txt"
-grep -h "sounds;\|clips of speech\|babble" "$out/no_speech.txt"
+grep -h "sounds;\|clips of speech\|crowd" "$out/no_speech.txt"
 grep -h "accepted\|at once" "$out/consent.txt"
