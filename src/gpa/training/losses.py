@@ -129,8 +129,8 @@ class Codebook:
 
     def __init__(self, vq: FactorizedVQ, warm: int, patience: int = 150) -> None:
         self.vq, self.warm, self.patience = vq, warm, patience
-        self.age = vq.codebook.weight.new_zeros(len(vq.codebook.weight), requires_grad=False)
-        self.reservoir = vq.codebook.weight.new_zeros(0, vq.codebook.weight.shape[1], requires_grad=False)
+        self.age = vq.codebook.weight.new_zeros(len(vq.codebook.weight))
+        self.reservoir = vq.codebook.weight.new_zeros(0, vq.codebook.weight.shape[1])
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
