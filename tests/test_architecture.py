@@ -44,6 +44,7 @@ LEVELS = {
     "gpa.passages": 1,
     "gpa.crowd": 1,
     "gpa.align": 1,
+    "gpa.ngrams": 1,
     "gpa.voice": 1,
     "gpa.watermark": 1,
     "gpa.hub": 1,
@@ -66,7 +67,7 @@ ONLY = {
     "gpa.engines": {"gpa.engines", "gpa.errors"},  # an engine sees no text, no audio, no vocabulary
     "gpa.tokenizers": {"gpa.tokenizers", "gpa.nets.net", "gpa.audio", "gpa.errors", "gpa.strict"},  # a tokenizer sees no ids
     "gpa.segment": {"gpa.audio", "gpa.nets.net", "gpa.errors"},
-    "gpa.prompt": {"gpa.vocab", "gpa.errors"},
+    "gpa.prompt": {"gpa.engines.base", "gpa.vocab", "gpa.errors"},
     "gpa.vocab": {"gpa.errors"},
     "gpa.audio": {"gpa.audio", "gpa.errors"},
     "gpa.text": {"gpa.text_en", "gpa.text_zh", "gpa.text_numbers", "gpa.errors"},

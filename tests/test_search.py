@@ -55,6 +55,7 @@ class Asked(NamedTuple):
     prefix: int = 0
     allowed: tuple[range, ...] = (range(3),)
     stop: tuple[int, ...] = (STOP,)
+    prior: None = None
 
 
 def chain(seed: int) -> np.ndarray:

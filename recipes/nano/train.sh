@@ -67,7 +67,11 @@ tokenize --out "$work/held" "$work"/dev/*.jsonl
 parallel train lm lm.yaml --work "$work"
 parallel train tokenizer codec polish.yaml --work "$work"  # the sound alone: codes stay as they were tokenised
 
-# 4. The checkpoint, with its exports, and its scores.
+# 4. What is likely to be said, of all sentences but those that share words with a test.
+[ -e "$work/ngrams.npz" ] || gpa data ngrams --text "$text" --without heldout_text.txt --without dev_text.txt \
+  --without "$work/heldout/human.jsonl" --out "$work/ngrams.npz"
+
+# 5. The checkpoint, with its exports, and its scores.
 if [ "$rehearsal" ]; then  # such small packs hold few of the voices
   while IFS= read -r line; do
     if [[ $line =~ pack:\ ([^,]+),\ speaker:\ ([^}]+) ]]; then

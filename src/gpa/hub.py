@@ -21,6 +21,7 @@ import yaml
 from gpa import strict
 from gpa.engines.base import Sampling
 from gpa.errors import CheckpointError
+from gpa.ngrams import FILE as NGRAMS
 from gpa.vocab import Vocab
 
 NANO = "nano"  # the checkpoint that comes with the package
@@ -30,7 +31,7 @@ _NEEDED = ("config.json", "tokenizer.json", f"{_BICODEC}/config.yaml", f"{_GLM}/
 _PUBLISHED_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _PICKLE = f"{_BICODEC}/wav2vec2-large-xlsr-53/pytorch_model.bin"  # the one that is published; of it only tensors are ever read
 _EXPORTS = ("*.onnx", "*.onnx.data", "openvino_model.xml", "openvino_model.bin", "*.gguf")
-_DOWNLOADED = ("*.json", "*.yaml", "*.txt", "*.safetensors", *_EXPORTS, _PICKLE)  # no code
+_DOWNLOADED = ("*.json", "*.yaml", "*.txt", "*.safetensors", NGRAMS, *_EXPORTS, _PICKLE)  # no code
 
 # What the published inference script samples with; a checkpoint's generation_config.json may say otherwise, task by task.
 _SAMPLING = {
@@ -87,6 +88,7 @@ class TaskSampling:
     top_p: float | None = None
     repetition_penalty: float | None = None
     beams: int | None = None
+    prior_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,11 @@ class Checkpoint:
     def glm(self) -> Path:
         """Folder of the linguistic tokenizer."""
         return self.folder / _GLM
+
+    @property
+    def ngrams(self) -> Path:
+        """File of what is likely to be said, where the checkpoint has one."""
+        return self.folder / NGRAMS
 
     @property
     def wav2vec2(self) -> Path:

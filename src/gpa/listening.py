@@ -62,7 +62,7 @@ def listen_live(
 
 def quick(sampling: Sampling) -> Sampling:
     """For what is soon read anew: no search, letter by letter."""
-    return replace(sampling, beams=1)
+    return replace(sampling, beams=1, prior_weight=0.0)
 
 
 class _Shown:
@@ -126,7 +126,8 @@ def read(parts: Parts, glm: Sequence[int] | None, semantic: Sequence[int], sampl
     """Codes of one stretch of speech -> text; the linguistic codes may be missing, as for speech that was never heard."""
     outcome, seconds = Outcome(), len(semantic) / parts.bicodec.frame_rate
     bounded = replace(sampling, max_new_ids=bounds.asr_limit(seconds), min_new_ids=0)
-    tokens = list(parts.tokens(prompt.asr(parts.vocab, glm, semantic), bounded, bounds.Loop(), outcome))
+    asked = replace(prompt.asr(parts.vocab, glm, semantic), prior=parts.prior if bounded.prior_weight else None)
+    tokens = list(parts.tokens(asked, bounded, bounds.Loop(), outcome))
     tokens = tokens[: len(tokens) - outcome.repeated]
     said = " ".join(parts.vocab.decode([token.id for token in tokens]).split())
     if not parts.writes_capitals:

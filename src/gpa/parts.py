@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from gpa import bounds, hub
 from gpa.audio import Wav
 from gpa.crowd import Crowd
-from gpa.engines.base import Engine, Sampling, Token
+from gpa.engines.base import Engine, Prior, Sampling, Token
 from gpa.engines.choose import open_engine
+from gpa.ngrams import Counts, NGrams, Said
 from gpa.prompt import Prompt
 from gpa.results import Check
 from gpa.vocab import Vocab
@@ -61,6 +62,12 @@ class Parts:
         from gpa.tokenizers.glm import GLMTokenizer
 
         return GLMTokenizer(self.checkpoint.glm)
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """What is likely to be said, where the checkpoint knows."""
+        path = self.checkpoint.ngrams
+        return Said.nothing(NGrams(Counts.load(path)), self.vocab) if path.is_file() else None
 
     @property
     def sample_rate(self) -> int:

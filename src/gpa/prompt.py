@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gpa.engines.base import Prior
 from gpa.vocab import Vocab
 
 IGNORED = -100  # label of a position whose id is not learned (torch's cross_entropy default)
@@ -26,6 +27,7 @@ class Prompt:
     allowed: tuple[range, ...]  # ids that may be generated beside `stop`
     source: range  # positions in `context` of the text or codes that the target follows in time
     prefix: int = 0  # ids at the beginning of `context` that every prompt in this voice has
+    prior: Prior | None = None  # what is likely to be generated before the context is looked at
 
     @property
     def ids(self) -> tuple[int, ...]:

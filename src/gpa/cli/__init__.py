@@ -81,7 +81,7 @@ _verbs(app, demo=demo.demo, tts=speak.tts, asr=listen.asr, vc=speak.vc, serve=se
 _verbs(app, detect=detect.detect, eval=judge.evaluate, convert=make.convert)
 _voice = _verbs(_group("Make and look at voices."), create=voices.create, list=voices.list_, info=voices.describe)
 _data = _verbs(_group("Make training data."), synth=make.synth, pack=make.pack, shift=make.shift, disturb=make.disturb)
-_verbs(_data, noise=make.noise, features=make.features, tokenize=make.tokenize, testset=make.render)
+_verbs(_data, noise=make.noise, ngrams=make.ngrams, features=make.features, tokenize=make.tokenize, testset=make.render)
 _bench = _verbs(_group("Measure speed and memory."), engines=bench.engines, speech=bench.speech, serve=bench.serve)
 _dev = _verbs(_group("Tools for developers."))
 _dev.command("fake-checkpoint")(dev.fake_checkpoint)

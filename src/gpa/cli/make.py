@@ -158,6 +158,25 @@ def noise(
     typer.echo(f"{out}.jsonl {len(write_noise(out, count, seed, crowd))} utterances")
 
 
+def ngrams(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write (.npz).")],
+    text: Annotated[Path, typer.Option("--text", "-t", help="Sentences, one a line; .gz is read too. The last 1000 are never used.")],
+    without: Annotated[list[Path] | None, typer.Option("--without", help="Tests: sentences (.txt) or manifests; can be repeated.")] = None,
+) -> None:
+    """Count which words follow each other: what is likely to be said. Sentences that share five words in a row with a test are left out."""
+    from gpa.data.ngrams import apart, count, test_sentences
+    from gpa.data.synth import training_sentences
+
+    tests = [sentence for path in without or () for sentence in test_sentences(path)]
+    sentences = training_sentences(text)
+    kept = apart(sentences, tests)
+    counts = count(kept)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    counts.save(out)
+    found = f"{len(counts.words)} words, {len(counts.pair)} pairs, {len(counts.triple)} triples"
+    typer.echo(f"{out} {found} of {len(kept)} sentences; {len(sentences) - len(kept)} left out")
+
+
 def features(
     packs: Packs,
     codec: Annotated[Path, typer.Option("--codec", help="Configuration of the codec (.yaml).")],

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class Token(NamedTuple):
     """One generated id and its natural-log probability among the legal ids (before temperature)."""
@@ -22,7 +25,8 @@ class Token(NamedTuple):
 class Sampling:
     """How ids are drawn. `temperature` 0 is greedy. `repetition_penalty` counts prompt and output ids, each
     distinct id once: score / p if score > 0 else score * p (transformers' rule). More than one of `beams`: so many continuations are
-    followed side by side, and the ids of the likeliest come when all is known (openvino, transformers; other engines follow one)."""
+    followed side by side, and the ids of the likeliest come when all is known (openvino, transformers; other engines follow one);
+    `prior_weight` times the scores of the prompt's prior, where it has one, are then added to the model's."""
 
     temperature: float = 0.0
     top_k: int = 0  # 0: off
@@ -32,6 +36,7 @@ class Sampling:
     max_new_ids: int = 512
     min_new_ids: int = 0  # no stop before so many
     beams: int = 1
+    prior_weight: float = 0.0
 
     def __post_init__(self) -> None:
         legal = {
@@ -43,13 +48,25 @@ class Sampling:
             "max_new_ids": self.max_new_ids > 0,
             "min_new_ids": 0 <= self.min_new_ids <= self.max_new_ids,
             "beams": self.beams == 1 or (self.beams > 1 and self.temperature == 0),
+            "prior_weight": self.prior_weight == 0 or (self.prior_weight > 0 and self.beams > 1),
         }
         wrong = [f"{name}={getattr(self, name)}" for name, ok in legal.items() if not ok]
         if wrong:
             raise ValueError(
                 f"illegal sampling: {', '.join(wrong)}; legal: temperature >= 0, top_k >= 0, 0 < top_p <= 1, "
-                "repetition_penalty > 0, seed >= 0, max_new_ids > 0, 0 <= min_new_ids <= max_new_ids, beams >= 1 (1 if temperature > 0)"
+                "repetition_penalty > 0, seed >= 0, max_new_ids > 0, 0 <= min_new_ids <= max_new_ids, beams >= 1 (1 if temperature > 0), "
+                "prior_weight >= 0 (0 if beams is 1)"
             )
+
+
+class Prior(Protocol):
+    """What is likely to come, for reasons that the model does not know, after the ids that one continuation has so far."""
+
+    def scores(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Natural-log scores of `ids` (N,) to come next; 0 changes nothing."""
+
+    def after(self, id: int) -> Prior:
+        """The same, one id further."""
 
 
 class Context(Protocol):
@@ -70,6 +87,10 @@ class Context(Protocol):
     @property
     def stop(self) -> Sequence[int]:
         """Ids that end the generation; they are not yielded."""
+
+    @property
+    def prior(self) -> Prior | None:
+        """Heeded by a search alone."""
 
 
 class Engine(Protocol):

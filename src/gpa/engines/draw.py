@@ -25,7 +25,7 @@ class Draw:
 
     def __init__(self, prompt: Context, sampling: Sampling, legal: tuple[range, ...]) -> None:
         """`legal`: the ids that scores are given of, `prompt.allowed` and `prompt.stop` together."""
-        self._sampling, self._ids = sampling, _ids(legal)
+        self._sampling, self._ids = sampling, legal_ids(legal)
         self._stops = self._places(prompt.stop)
         self._seen = np.zeros(len(self._ids), np.bool_)
         if sampling.repetition_penalty != 1:
@@ -130,5 +130,6 @@ def _softmax(scores: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=16)
-def _ids(legal: tuple[range, ...]) -> NDArray[np.int64]:
+def legal_ids(legal: tuple[range, ...]) -> NDArray[np.int64]:
+    """The ids of ranges, made once."""
     return ids_of(legal)

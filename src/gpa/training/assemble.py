@@ -18,6 +18,7 @@ from gpa.data.pack import level
 from gpa.errors import GPAError
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.folders import write_bicodec, write_glm, write_lm
+from gpa.ngrams import FILE as NGRAMS
 from gpa.training.jobs import LinguisticJob, LMJob, averaged, read_job, trained_codec, trained_glm
 from gpa.vocab import PAD, STOP, Vocab
 from gpa.voice import Voice
@@ -50,6 +51,7 @@ class ReleaseJob:
     default_voice: str
     voices: dict[str, VoiceSpec]
     sampling: dict[str, hub.TaskSampling]  # by task
+    ngrams: str | None = None  # what is likely to be said, as `gpa data ngrams` wrote it; below the work folder
     heard: str | None = None  # folder of packs that the language model listened to and never spoke
     texts: tuple[hub.Credit, ...] = ()  # where the sentences that teachers spoke came from
     languages: tuple[str, ...] = ("en",)
@@ -68,6 +70,8 @@ def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
     linguistic = strict.load_json(here / read_job(here / job.linguistic, LinguisticJob).net, GPAError)
     write_glm(linguistic, _half(glm.state_dict()), out / "glm-4-voice-tokenizer")
     _write_lm(read_job(here / job.lm, LMJob), work, out)
+    if job.ngrams:
+        shutil.copyfile(work / job.ngrams, out / NGRAMS)
     (out / "voices").mkdir(exist_ok=True)
     for name, spec in job.voices.items():
         _voice(name, spec, work / job.packs, codec).save(out / "voices" / f"{name}.json")

@@ -1,0 +1,205 @@
+"""N-grams: what is likely to be said before anything is heard, for checkpoints that write letter by letter.
+
+A small net that spells by ear has met few words. Counts of words, and of pairs and triples of them, in many sentences tell it which
+spellings are words and which words follow each other; a search adds their scores to its own (shallow fusion; Gulcehre et al., 2015).
+The probability of the next letter is the share of the words that go on so, given the two words before: absolute discounting,
+interpolated down to single words (Ney et al., 1994). A word that was never counted is spelled by counts of three letters.
+`gpa data ngrams` counts; the file is `ngrams.npz` in a checkpoint's folder.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from bisect import bisect_left
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpa.errors import CheckpointError
+from gpa.vocab import Vocab
+
+FILE = "ngrams.npz"
+LETTERS = "'abcdefghijklmnopqrstuvwxyz"  # what words are made of, in the order of their codes
+WORD = re.compile(f"[{LETTERS}]+")
+DISCOUNT = 0.75  # of every count, for what was not counted
+UNKNOWN = 0.01  # of all words
+_END = 0  # the class of every id that ends a word; letter i of LETTERS is class i + 1
+_KEPT = 4096  # spellings that are remembered
+
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often W words, P pairs and T triples of them were counted. Word W stands for the beginning of a sentence.
+
+    The pairs that begin with word w are the rows `pair_from[w]` to `pair_from[w + 1]`, ordered by their second word; the triples
+    that begin with pair p likewise, by their third."""
+
+    words: tuple[str, ...]  # in the order of their letters' codes
+    single: Ints  # (W,)
+    pair_from: Ints  # (W + 2,)
+    pair_word: Ints  # (P,)
+    pair: Ints  # (P,)
+    triple_from: Ints  # (P + 1,)
+    triple_word: Ints  # (T,)
+    triple: Ints  # (T,)
+
+    @classmethod
+    def load(cls, path: Path) -> Counts:
+        """Read what `save` wrote. Raises CheckpointError."""
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in (field.name for field in fields(cls))}
+            words = tuple(bytes(arrays.pop("words")).decode("ascii").split("\n"))
+            counts = cls(words, **{name: array.astype(np.int32) for name, array in arrays.items()})
+        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        counts._check(path)
+        return counts
+
+    def save(self, path: Path) -> None:
+        """Write, as narrow as the numbers allow."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "words"}
+        narrow = {name: array.astype(np.min_scalar_type(int(array.max(initial=0)))) for name, array in arrays.items()}
+        np.savez_compressed(path, words=np.frombuffer("\n".join(self.words).encode("ascii"), np.uint8), **narrow)
+
+    def _check(self, path: Path) -> None:
+        W, P, T = len(self.words), len(self.pair), len(self.triple)
+        found = [len(getattr(self, field.name)) for field in fields(self)[1:]]
+        wanted = [W, W + 2, P, P, P + 1, T, T]
+        if found != wanted or self.pair_from[-1] != P or self.triple_from[-1] != T or list(self.words) != sorted(set(self.words)):
+            raise CheckpointError(f"{path}: arrays of {found} numbers for {W} words (legal: {wanted}, words in order)")
+
+
+class NGrams:
+    """Counts, ready to be asked; safe to use from several threads."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._index = {word: i for i, word in enumerate(counts.words)}
+        self._single, self._pair, self._triple = (_sums(array) for array in (counts.single, counts.pair, counts.triple))
+        self._spelling = _spelling(counts.words)
+        self.start = len(counts.words)  # the word before the first
+        self._edges = lru_cache(_KEPT)(self._find_edges)
+        self.next = lru_cache(_KEPT)(self._next)
+
+    def word(self, spelled: str) -> int:
+        """The number of a word; -1 of one that was never counted."""
+        return self._index.get(spelled, -1)
+
+    def unknown(self, spelled: str) -> Floats:
+        """Letters of a word that was never counted -> probabilities of its end and of each of LETTERS."""
+        before = [LETTERS.index(letter) + 1 for letter in spelled[-2:]]
+        shares: Floats = self._spelling[tuple([0, 0, *before][-2:])]
+        return shares
+
+    def _next(self, before: tuple[int, int], spelled: str, odds: float) -> Floats:
+        """Natural-log probabilities (1 + letters,) that a word that begins so ends, or goes on with each of LETTERS.
+
+        `before`: the two words before it. `odds`: how likely its letters are those of a word that was never counted."""
+        known = self._known(before, self._edges(spelled))
+        shares = (1 - UNKNOWN) * known + UNKNOWN * odds * self.unknown(spelled)
+        logs: Floats = np.log(shares / shares.sum())
+        return logs
+
+    def _known(self, before: tuple[int, int], edges: Ints) -> Floats:
+        """Shares of all words between `edges`, after the words `before`."""
+        counts, (first, second) = self._counts, before
+        shares: Floats = np.diff(self._single[edges]) / self._single[-1]
+        if second < 0:
+            return shares
+        low, high = counts.pair_from[second : second + 2]
+        shares = _discounted(self._pair, counts.pair_word, low, high, edges, int(self._pair[high] - self._pair[low]), shares)
+        pair = self._find_pair(first, second)
+        if pair < 0:
+            return shares
+        low, high = counts.triple_from[pair : pair + 2]
+        return _discounted(self._triple, counts.triple_word, low, high, edges, int(counts.pair[pair]), shares)
+
+    def _find_pair(self, first: int, second: int) -> int:
+        if first < 0 or second == self.start:
+            return -1
+        low, high = self._counts.pair_from[first : first + 2]
+        at = low + int(np.searchsorted(self._counts.pair_word[low:high], second))
+        return at if at < high and self._counts.pair_word[at] == second else -1
+
+    def _find_edges(self, spelled: str) -> Ints:
+        """Where among the words those that begin so start, with each of LETTERS after it, and end: (2 + letters,)."""
+        words = self._counts.words
+        found = [bisect_left(words, spelled + letter) for letter in ("", *LETTERS, "~")]
+        return np.array(found, np.int32)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What has been written of a text so far (a `gpa.engines.base.Prior`)."""
+
+    ngrams: NGrams
+    classes: NDArray[np.int8]  # (vocabulary,)
+    before: tuple[int, int]
+    spelled: str = ""
+    odds: float = 1.0
+
+    @classmethod
+    def nothing(cls, ngrams: NGrams, vocab: Vocab) -> Said:
+        """Before the first letter. Raises CheckpointError: the vocabulary has tokens of several letters."""
+        classes = np.full(vocab.size, _END, np.int8)
+        for id in (id for some in vocab.text for id in some):
+            written = vocab.decode([id])
+            if len(written) > 1:
+                raise CheckpointError(f"{FILE} is for a vocabulary that writes letter by letter (found a token {written!r})")
+            if written and written in LETTERS:
+                classes[id] = LETTERS.index(written) + 1
+        return cls(ngrams, classes, (-1, ngrams.start))
+
+    def scores(self, ids: NDArray[np.int64]) -> Floats:
+        """Natural-log probabilities of `ids`: what may stand between words, and the end of a text, count as the end of a word."""
+        logs = self.ngrams.next(self.before, self.spelled, self.odds)[self.classes[ids]]
+        if self.spelled:
+            return logs
+        return np.where(self.classes[ids] == _END, 0.0, logs)
+
+    def after(self, id: int) -> Said:
+        """One id further."""
+        place = int(self.classes[id])
+        if place != _END:
+            odds = self.odds * float(self.ngrams.unknown(self.spelled)[place])
+            return Said(self.ngrams, self.classes, self.before, self.spelled + LETTERS[place - 1], odds)
+        if not self.spelled:
+            return self
+        return Said(self.ngrams, self.classes, (self.before[1], self.ngrams.word(self.spelled)))
+
+
+def _sums(counts: Ints) -> NDArray[np.int64]:
+    """Sums of the first 0, 1, ... counts."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def _discounted(sums: NDArray[np.int64], words: Ints, low: int, high: int, edges: Ints, total: int, lower: Floats) -> Floats:
+    """Shares of the words between `edges` among the rows `low` to `high`, of `total` counts; what is missing is shared as in `lower`."""
+    if not total:
+        return lower
+    at = low + np.searchsorted(words[low:high], edges)
+    kept = (np.diff(sums[at]) - DISCOUNT * np.diff(at)) / total
+    rest = 1 - (float(sums[high] - sums[low]) - DISCOUNT * float(high - low)) / total
+    shares: Floats = kept + rest * lower
+    return shares
+
+
+def _spelling(words: tuple[str, ...]) -> Floats:
+    """Of the words, by class of the two letters before (0: none), shares of the end and of each of LETTERS."""
+    size = len(LETTERS) + 1
+    classes = np.zeros(128, np.int64)
+    classes[[ord(letter) for letter in LETTERS]] = np.arange(1, size)
+    line = classes[np.frombuffer(("\n\n" + "\n\n".join(words) + "\n").encode("ascii"), np.uint8)]
+    threes = (line[:-2] * size + line[1:-1]) * size + line[2:]
+    counts = np.bincount(threes, minlength=size**3).reshape(size, size, size) + 0.1
+    shares: Floats = counts / counts.sum(-1, keepdims=True)
+    return shares
