@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gpa import hub
+from gpa.data.ngrams import count, words_of
 from gpa.engines.base import Context, Sampling, Token
 from gpa.pipeline import GPA
 from gpa.vocab import Vocab, write_character_tokenizer
@@ -136,4 +138,12 @@ def model(folder: Path, answer: Callable[[Context], Sequence[int]] | None = None
     engine = Engine(answer or codes_per_character(Vocab.load(folder)))
     made = GPA(checkpoint, engine, watermark=watermark)
     made.bicodec, made.glm = Codec(), Linguist()  # type: ignore[assignment]
+    return made
+
+
+def knowing_words(made: GPA, *sentences: str) -> GPA:
+    """The same, that has counted words and searches by them; to be called before it listens."""
+    count([words_of(sentence) for sentence in sentences]).save(made.checkpoint.ngrams)
+    sampling = made.checkpoint.sampling | {"asr": Sampling(beams=2, prior_weight=0.3)}  # type: ignore[operator]
+    made.checkpoint = replace(made.checkpoint, sampling=sampling)
     return made

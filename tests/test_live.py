@@ -16,7 +16,7 @@ import fakes
 from gpa import audio, hub, sounds
 from gpa.engines.base import Context
 from gpa.errors import AudioError, LimitError
-from gpa.listening import listen_live
+from gpa.listening import Hearing, listen_live
 from gpa.pipeline import GPA
 
 RATE = 16_000
@@ -148,10 +148,10 @@ def test_what_was_shown_and_was_nothing_is_taken_back(tmp_path: Path, model: GPA
 
 
 def test_who_is_late_reads_finished_spans_alone(model: GPA) -> None:
-    sampling = model.sampling("asr", None, 0)
-    whole = list(listen_live(model, CLIP, sampling))
+    hearing = Hearing.of(model)
+    whole = list(listen_live(model, CLIP, hearing))
     assert any(part.partial for part in whole)
-    assert list(listen_live(model, CLIP, sampling, late=lambda: True)) == [
+    assert list(listen_live(model, CLIP, hearing, late=lambda: True)) == [
         replace(part, revised=False) for part in whole if not part.partial
     ]
 

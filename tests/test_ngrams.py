@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from gpa.data.ngrams import SHARED, apart, count, words_of
 from gpa.engines.base import Sampling
 from gpa.engines.search import Search
 from gpa.errors import CheckpointError, GPAError
-from gpa.ngrams import LETTERS, Counts, NGrams, Said
+from gpa.ngrams import ALL_EXPECTED, EXPECTED, LETTERS, Counts, NGrams, Said, names, spellings
 from gpa.vocab import STRUCTURAL, Vocab
 
 SENTENCES = (
@@ -152,6 +153,30 @@ def test_a_search_writes_what_is_likely(ngrams: NGrams, vocab: Vocab) -> None:
     assert sure[9] == pytest.approx(np.log(1 / (1 + np.exp(0.5))), abs=0.01)  # as the model alone has it
     assert searched(vocab, prior, 0.0) == searched(vocab, None, 0.3)
     assert searched(vocab, prior, 0.0)[0] == "the old men"
+
+
+def test_keywords_are_likelier(ngrams: NGrams, vocab: Vocab) -> None:
+    """A hundredth of all words each, whatever comes before; not more than a fifth together."""
+    start = written(Said.nothing(ngrams, vocab), vocab, "the old ")
+    for many in (1, 50):
+        words = ("hibari", *(f"x{'y' * i}" for i in range(many - 1)))
+        expecting = replace(start, expected=words)
+        share = np.exp(score(expecting, vocab, "hibari "))
+        assert share == pytest.approx(min(EXPECTED, ALL_EXPECTED / many), rel=0.01)
+        rest = 1 - min(EXPECTED * many, ALL_EXPECTED)
+        assert score(expecting, vocab, "ship ") == pytest.approx(score(start, vocab, "ship ") + np.log(rest), abs=1e-3)
+
+
+def test_keywords_are_spelled_as_the_checkpoint_writes() -> None:
+    found = spellings(["Hibari, O'Brien", "GPT-4", "Müller's", "東京", "42", "Digique Plus"])
+    assert found == {
+        "hibari": "Hibari", "o'brien": "O'Brien", "gpt": "GPT", "muller's": "Müller's", "digique": "Digique", "plus": "Plus",
+    }  # fmt: skip
+
+
+def test_names_of_a_prompt(ngrams: NGrams) -> None:
+    prompt = "The old man saw the Ship. See Hibari? They saw: ZyntriQix, an Old"
+    assert names(prompt, ngrams) == ["Ship", "Hibari", "ZyntriQix", "Old"]
 
 
 def test_a_vocabulary_of_whole_words_is_refused(ngrams: NGrams) -> None:

@@ -162,6 +162,27 @@ def test_an_engine_without_an_answer_is_an_error(tmp_path: Path) -> None:
 # ---- speech -> text ----
 
 
+def test_keywords(tmp_path: Path) -> None:
+    made = fakes.knowing_words(answering(tmp_path, lambda made, asked: made.vocab.encode("hibari there.")), "there is hello")
+    assert made.asr(CLIP).text == "Hibari there."
+    assert made.asr(CLIP, keywords=["HIBARI, There"]).text == "HIBARI there."  # there is a word without that
+    list(made.stream_asr(CLIP, keywords=["Hibari"], partials=True))
+    priors = [(asked.prior and asked.prior.expected, sampling.prior_weight) for asked, sampling in engine(made).asked]  # type: ignore[attr-defined]
+    assert priors[:2] == [((), 0.3), (("hibari", "there"), 0.3)]
+    assert set(priors[2:-1]) == {(None, 0)}  # partial results
+    assert priors[-1] == (("hibari",), 0.3)
+    with pytest.raises(LimitError, match="501 words to listen for"):
+        made.asr(CLIP, keywords=(f"x{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(501)))
+    with pytest.raises(GPAError, match="keywords: the sampling has a prior_weight of 0"):
+        made.asr(CLIP, keywords=["Hibari"], sampling=Sampling())
+
+
+def test_keywords_need_counts(model: GPA) -> None:
+    with pytest.raises(GPAError, match="fake cannot listen for keywords: it has no counts of words"):
+        model.asr(CLIP, keywords=["Hibari"])
+    assert model.asr(CLIP, keywords=["", "42"]).text == "Hello there."
+
+
 def test_asr_hears_segments(model: GPA, clip: np.ndarray) -> None:
     gap = np.zeros(RATE, np.float32)
     transcript = model.asr(np.concatenate([clip, gap, clip]))

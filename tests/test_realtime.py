@@ -279,6 +279,18 @@ def test_silence_is_free(server: live.Live) -> None:
         assert len(client.until("session.updated")) == 1
 
 
+def test_hints_reach_the_model(tmp_path: Path) -> None:
+    model = fakes.knowing_words(fakes.model(tmp_path / "fake"), "hello there")
+    engine = model.engine
+    with live.served(model, tmp_path / "voices") as server, opened(server) as client:
+        hints = {"keywords": ["Zyn"], "prompt": "hello Hibari"}
+        client.send({"type": "session.update", "session": {"audio": {"input": {"transcription": hints}}}})
+        client.append(pcm(SPEECH) + silence(1))
+        assert client.until(f"{ITEM}.completed")[-1]["transcript"] == "Hello there."
+    priors = [asked.prior for asked, sampling in engine.asked if sampling.prior_weight]  # type: ignore[attr-defined]
+    assert [prior.expected for prior in priors] == [("zyn", "hibari")]
+
+
 def test_a_full_server_fails_the_item_and_keeps_the_session(tmp_path: Path) -> None:
     gate = threading.Event()
 

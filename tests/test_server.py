@@ -142,6 +142,18 @@ async def test_json(client: httpx.AsyncClient) -> None:
     assert body["usage"]["total_tokens"] == body["usage"]["input_tokens"] + body["usage"]["output_tokens"]
 
 
+async def test_hints(tmp_path: Path) -> None:
+    """Keywords and the names of a prompt reach the model; one without counts of words is not troubled by them."""
+    for made in (fakes.model(tmp_path / "plain"), fakes.knowing_words(fakes.model(tmp_path / "knowing"), "hello there")):
+        engine = made.engine
+        app = create_app(made, Settings(voices=tmp_path / "voices"))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as found:
+            answer = await transcribe(found, **{"keywords[]": ["Zyn", "Hello"]}, prompt="Hello there, Hibari. Hello!")
+        assert answer.json()["text"] == "Hello there."
+        asked, _ = engine.asked[-1]  # type: ignore[attr-defined]
+        assert asked.prior is None if made.prior is None else asked.prior.expected == ("zyn", "hello", "hibari")
+
+
 async def test_verbose_json(client: httpx.AsyncClient) -> None:
     body = (await transcribe(client, response_format="verbose_json", **{"timestamp_granularities[]": ["segment"]})).json()
     assert body["task"] == "transcribe"

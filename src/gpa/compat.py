@@ -6,7 +6,7 @@ For comparing numbers with it; docs/compatibility.md says what differs, and why 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -17,7 +17,7 @@ from gpa.audio import Source, Wav
 from gpa.converting import convert_live
 from gpa.engines.base import Sampling
 from gpa.errors import AudioError
-from gpa.listening import hear
+from gpa.listening import Hearing, hear
 from gpa.parts import Outcome, Stream
 from gpa.pipeline import GPA, Text
 from gpa.prompt import Prompt
@@ -40,10 +40,16 @@ class ReferenceGPA(GPA):
         return self.glm.encode(wav[: round(GLM_SECONDS * self.sample_rate)]).tolist(), super().encode(wav)[1]
 
     def stream_asr(
-        self, sound: Sound, *, sampling: Sampling | None = None, words: bool = False, partials: bool = False
+        self,
+        sound: Sound,
+        *,
+        sampling: Sampling | None = None,
+        words: bool = False,
+        partials: bool = False,
+        keywords: Iterable[str] = (),
     ) -> Iterator[Segment]:
         """The whole sound as one segment; `partials` is ignored."""
-        yield hear(self, 0.0, self._whole(sound), self.sampling("asr", sampling, 0), words)
+        yield hear(self, 0.0, self._whole(sound), Hearing.of(self, sampling, words, keywords))
 
     def _tts(self, text: Text, manner: Manner, language: str | None, outcome: Outcome, longest: int | None = None) -> Stream:
         said = text if isinstance(text, str) else "".join(text)

@@ -10,10 +10,12 @@ interpolated down to single words (Ney et al., 1994). A word that was never coun
 from __future__ import annotations
 
 import re
+import unicodedata
 import zipfile
 import zlib
 from bisect import bisect_left
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,8 +30,10 @@ LETTERS = "'abcdefghijklmnopqrstuvwxyz"  # what words are made of, in the order 
 WORD = re.compile(f"[{LETTERS}]+")
 DISCOUNT = 0.75  # of every count, for what was not counted
 UNKNOWN = 0.01  # of all words
+EXPECTED, ALL_EXPECTED = 0.01, 0.2  # of all words: the share of each keyword, and of all of them at most
 _END = 0  # the class of every id that ends a word; letter i of LETTERS is class i + 1
 _KEPT = 4096  # spellings that are remembered
+_LETTERS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")  # of any script
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -100,12 +104,16 @@ class NGrams:
         shares: Floats = self._spelling[tuple([0, 0, *before][-2:])]
         return shares
 
-    def _next(self, before: tuple[int, int], spelled: str, odds: float) -> Floats:
+    def _next(self, before: tuple[int, int], spelled: str, odds: float, expected: tuple[str, ...] = ()) -> Floats:
         """Natural-log probabilities (1 + letters,) that a word that begins so ends, or goes on with each of LETTERS.
 
-        `before`: the two words before it. `odds`: how likely its letters are those of a word that was never counted."""
+        `before`: the two words before it. `odds`: how likely its letters are those of a word that was never counted. `expected`:
+        words that are likelier than they were counted."""
         known = self._known(before, self._edges(spelled))
         shares = (1 - UNKNOWN) * known + UNKNOWN * odds * self.unknown(spelled)
+        if expected:
+            share = min(EXPECTED * len(expected), ALL_EXPECTED)
+            shares = (1 - share) * shares + share / len(expected) * _following(expected, spelled)
         logs: Floats = np.log(shares / shares.sum())
         return logs
 
@@ -146,6 +154,7 @@ class Said:
     before: tuple[int, int]
     spelled: str = ""
     odds: float = 1.0
+    expected: tuple[str, ...] = ()
 
     @classmethod
     def nothing(cls, ngrams: NGrams, vocab: Vocab) -> Said:
@@ -161,7 +170,7 @@ class Said:
 
     def scores(self, ids: NDArray[np.int64]) -> Floats:
         """Natural-log probabilities of `ids`: what may stand between words, and the end of a text, count as the end of a word."""
-        logs = self.ngrams.next(self.before, self.spelled, self.odds)[self.classes[ids]]
+        logs = self.ngrams.next(self.before, self.spelled, self.odds, self.expected)[self.classes[ids]]
         if self.spelled:
             return logs
         return np.where(self.classes[ids] == _END, 0.0, logs)
@@ -171,10 +180,40 @@ class Said:
         place = int(self.classes[id])
         if place != _END:
             odds = self.odds * float(self.ngrams.unknown(self.spelled)[place])
-            return Said(self.ngrams, self.classes, self.before, self.spelled + LETTERS[place - 1], odds)
+            return replace(self, spelled=self.spelled + LETTERS[place - 1], odds=odds)
         if not self.spelled:
             return self
-        return Said(self.ngrams, self.classes, (self.before[1], self.ngrams.word(self.spelled)))
+        return replace(self, before=(self.before[1], self.ngrams.word(self.spelled)), spelled="", odds=1.0)
+
+
+def spellings(keywords: Iterable[str]) -> dict[str, str]:
+    """Keywords -> the letters of each of their words, as a checkpoint writes them, and the word as it was given.
+
+    Signs, digits and letters of other scripts are left out."""
+    words = [word for one in keywords for word in _LETTERS.findall(one)]
+    plain = {word: unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode().lower() for word in words}
+    return {spelled: word for word, spelled in plain.items() if WORD.fullmatch(spelled)}
+
+
+def names(text: str, ngrams: NGrams) -> list[str]:
+    """The words of a text that look like names or terms: capitals within a sentence, and what was never counted."""
+    found = []
+    for match in _LETTERS.finditer(text):
+        word, before = match[0], text[: match.start()].rstrip()
+        within = bool(before) and before[-1] not in ".!?:"
+        spelled = next(iter(spellings([word])), "")
+        if spelled and (ngrams.word(spelled) < 0 or (within and word[0].isupper() and len(word) > 1)):
+            found.append(word)
+    return found
+
+
+def _following(words: Iterable[str], spelled: str) -> Floats:
+    """How many of `words` that begin so end, and go on with each of LETTERS."""
+    counts = np.zeros(len(LETTERS) + 1)
+    for word in words:
+        if word.startswith(spelled):
+            counts[LETTERS.index(word[len(spelled)]) + 1 if len(word) > len(spelled) else _END] += 1
+    return counts
 
 
 def _sums(counts: Ints) -> NDArray[np.int64]:

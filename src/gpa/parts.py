@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from gpa import bounds, hub
 from gpa.audio import Wav
 from gpa.crowd import Crowd
-from gpa.engines.base import Engine, Prior, Sampling, Token
+from gpa.engines.base import Engine, Sampling, Token
 from gpa.engines.choose import open_engine
 from gpa.ngrams import Counts, NGrams, Said
 from gpa.prompt import Prompt
@@ -64,7 +64,7 @@ class Parts:
         return GLMTokenizer(self.checkpoint.glm)
 
     @cached_property
-    def prior(self) -> Prior | None:
+    def prior(self) -> Said | None:
         """What is likely to be said, where the checkpoint knows."""
         path = self.checkpoint.ngrams
         return Said.nothing(NGrams(Counts.load(path)), self.vocab) if path.is_file() else None

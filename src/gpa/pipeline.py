@@ -19,7 +19,7 @@ from gpa.audio import Wav
 from gpa.converting import convert, convert_live
 from gpa.engines.base import Sampling
 from gpa.errors import AudioError, GPAError
-from gpa.listening import listen, listen_live
+from gpa.listening import Hearing, listen, listen_live
 from gpa.parts import Outcome, Parts, Stream
 from gpa.results import Segment, Speech, Transcript
 from gpa.sounds import Sound
@@ -120,21 +120,28 @@ class GPA(Parts):
 
     # ---- speech -> text ----
 
-    def asr(self, sound: Sound, *, sampling: Sampling | None = None, words: bool = False) -> Transcript:
+    def asr(self, sound: Sound, *, sampling: Sampling | None = None, words: bool = False, keywords: Iterable[str] = ()) -> Transcript:
         """Transcribe. See `stream_asr`."""
-        segments = tuple(self.stream_asr(sound, sampling=sampling, words=words))
+        segments = tuple(self.stream_asr(sound, sampling=sampling, words=words, keywords=keywords))
         return Transcript(" ".join(part.text for part in segments), segments)
 
     def stream_asr(
-        self, sound: Sound, *, sampling: Sampling | None = None, words: bool = False, partials: bool = False
+        self,
+        sound: Sound,
+        *,
+        sampling: Sampling | None = None,
+        words: bool = False,
+        partials: bool = False,
+        keywords: Iterable[str] = (),
     ) -> Iterator[Segment]:
         """Transcribe segment by segment; silence gives none. Sound is forgotten once it was heard.
 
         words: time every word. partials: while somebody speaks, give what is understood so far too: segments marked `partial`,
         of the same `start`, the first 0.6 s after speech began. A text goes on from the one before it, or is marked `revised`.
-        Raises AudioError, while iterating where the sound is damaged further on."""
-        drawn = self.sampling("asr", sampling, 0)
-        return listen_live(self, sound, drawn, words) if partials else listen(self, sound, drawn, words)
+        keywords: names and terms that are likely to be said; other names are written as common words that sound alike.
+        Raises AudioError, while iterating where the sound is damaged further on; LimitError, GPAError (keywords: too many; or the
+        checkpoint does not know which words are likely)."""
+        return (listen_live if partials else listen)(self, sound, Hearing.of(self, sampling, words, keywords))
 
     # ---- speech -> speech ----
 

@@ -14,7 +14,7 @@ from gpa.audio import Wav
 from gpa.engines.base import Sampling
 from gpa.errors import EngineError, LimitError, TextError
 from gpa.evaluation.metrics import edits
-from gpa.listening import read
+from gpa.listening import Hearing, read
 from gpa.parts import Outcome, Parts, Stream
 from gpa.passages import passages
 from gpa.results import Check
@@ -140,7 +140,7 @@ def _tried(parts: Parts, said: str, manner: Manner, number: int) -> _Try:
     codes = codes[: len(codes) - outcome.repeated]
     if not codes:
         return _Try(codes, "", 0.0, 1.0, outcome)
-    reading = read(parts, None, codes, parts.sampling("asr", None, 0))
+    reading = read(parts, None, codes, Hearing.of(parts))
     return _Try(codes, reading.text, reading.confidence, character_errors(said, reading.text), outcome)
 
 

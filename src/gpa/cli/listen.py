@@ -37,6 +37,7 @@ def asr(
     format: Annotated[TextFormat, typer.Option("--format", "-f", help="How to write what was said.")] = TextFormat.text,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for one file a sound, instead of stdout.")] = None,
     words: Annotated[bool, typer.Option("--words", help="Time every word, in the JSON.")] = False,
+    keywords: Annotated[str, typer.Option("--keywords", "-k", help="Names and terms that may be said, separated by commas.")] = "",
     checkpoint: Checkpoint = "nano",
     engine: EngineName = "auto",
     compat: Compat = "",
@@ -56,7 +57,7 @@ def asr(
     with open_model(checkpoint, engine, compat) as model:
         for name in names:
             try:
-                _put(name, _transcribe(model, name, words), format, out, several=len(names) > 1)
+                _put(name, _transcribe(model, name, words, keywords.split(",")), format, out, several=len(names) > 1)
             except GPAError as error:
                 if len(names) == 1 or isinstance(error.__cause__, BrokenPipeError):
                     raise
@@ -83,14 +84,14 @@ def _make(folder: Path) -> None:
         raise GPAError(f"{folder} cannot be made: {error.strerror or error}") from error
 
 
-def _transcribe(model: GPA, name: str, words: bool) -> Transcript:
+def _transcribe(model: GPA, name: str, words: bool, keywords: Sequence[str]) -> Transcript:
     """The transcript; on a terminal a counter shows how far it is."""
     from gpa.results import Transcript
 
     segments = []
     watched = sys.stderr.isatty()
     with sound_from(name) as sound:
-        for segment in model.stream_asr(sound, words=words):
+        for segment in model.stream_asr(sound, words=words, keywords=keywords):
             segments.append(segment)
             if watched:
                 typer.echo(f"\r{name}: {segment.end:.0f} s", err=True, nl=False)

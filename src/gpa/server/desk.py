@@ -45,11 +45,13 @@ class Desk:
         """Of one file."""
         return jobs.Limits(self.settings.max_seconds, self.settings.max_decoded)
 
-    async def listen(self, who: str, data: bytes, words: bool = False) -> AsyncGenerator[Segment | jobs.Usage, None]:
+    async def listen(
+        self, who: str, data: bytes, words: bool = False, hints: jobs.Hints = jobs.NO_HINTS
+    ) -> AsyncGenerator[Segment | jobs.Usage, None]:
         """What is said in a file, as it is understood; then Usage."""
         clock = self.clock("asr")
         async with self.runner.slot("asr", who) as slot:
-            async for item in slot.stream(jobs.listen, data, self.limits, words):
+            async for item in slot.stream(jobs.listen, data, self.limits, words, hints):
                 if isinstance(item, jobs.Usage):
                     clock.done(item.seconds, item.input_tokens, item.output_tokens)
                 clock.first()

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from gpa import audio
 from gpa.audio import Wav
+from gpa.ngrams import names
 from gpa.pipeline import GPA
 from gpa.results import Segment
 from gpa.voice import Voice
@@ -47,6 +48,21 @@ class Limits:
     decoded: int  # bytes as float32
 
 
+@dataclass(frozen=True)
+class Hints:
+    """What a client says of a sound that is to be understood."""
+
+    keywords: tuple[str, ...] = ()
+    prompt: str = ""
+
+    def heeded(self, model: GPA) -> list[str]:
+        """The keywords and the names of the prompt; none where the checkpoint cannot listen for them."""
+        return [] if model.prior is None else [*self.keywords, *names(self.prompt, model.prior.ngrams)]
+
+
+NO_HINTS = Hints()
+
+
 class Writer:
     """Samples of the model -> an audio file of `RATE` Hz as it grows."""
 
@@ -75,12 +91,12 @@ def speak(model: GPA, text: str, voice: Voice | str | None, format: str, speed: 
     yield Usage(len(model.vocab.encode(text)), round(out.seconds * speed * model.bicodec.frame_rate), out.seconds)
 
 
-def listen(model: GPA, data: bytes, limits: Limits, words: bool = False) -> Generator[Segment | Usage, None, None]:
+def listen(model: GPA, data: bytes, limits: Limits, words: bool = False, hints: Hints = NO_HINTS) -> Generator[Segment | Usage, None, None]:
     """What is said in a file, segment by segment, with the times of its words where asked for; then Usage. Raises AudioError,
     LimitError."""
     wav = audio.decode(data, model.sample_rate, limits.seconds, limits.decoded)
     seconds, written = len(wav) / model.sample_rate, 0
-    for segment in model.stream_asr(wav, words=words):
+    for segment in model.stream_asr(wav, words=words, keywords=hints.heeded(model)):
         written += len(model.vocab.encode(segment.text))
         yield segment
     yield Usage(round(seconds * model.bicodec.frame_rate), written, seconds)

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from gpa import audio, converting, listening
 from gpa.audio import Wav
+from gpa.listening import Hearing
 from gpa.parts import Outcome, Parts
 from gpa.pipeline import GPA
 from gpa.results import Segment
 from gpa.server import jobs
-from gpa.server.jobs import Sound, Usage
+from gpa.server.jobs import NO_HINTS, Hints, Sound, Usage
 from gpa.voice import Voice
 
 LONGEST = 8.0  # seconds of speech that are read at once
@@ -62,12 +63,12 @@ def speak(model: GPA, texts: Iterator[str], voice: Voice | str | None, format: s
     yield Usage(written, round(out.seconds * speed * model.bicodec.frame_rate), out.seconds)
 
 
-def hear(model: GPA, blocks: Iterator[Block], rate: int, partials: bool) -> Generator[Segment | Usage, None, None]:
+def hear(model: GPA, blocks: Iterator[Block], rate: int, partials: bool, hints: Hints = NO_HINTS) -> Generator[Segment | Usage, None, None]:
     """Live sound -> segments, partial ones too if asked for; then Usage."""
     heard, written = _Heard(blocks, rate, model.sample_rate), 0
-    sampling = model.sampling("asr", None, 0)
-    live = listening.listen_live(model, iter(heard), sampling, late=lambda: heard.behind > PROMPT)
-    for segment in live if partials else model.stream_asr(iter(heard)):
+    keywords = hints.heeded(model)
+    live = listening.listen_live(model, iter(heard), Hearing.of(model, keywords=keywords), late=lambda: heard.behind > PROMPT)
+    for segment in live if partials else model.stream_asr(iter(heard), keywords=keywords):
         written += 0 if segment.partial else len(model.vocab.encode(segment.text))
         yield segment
     yield Usage(round(heard.seconds * model.bicodec.frame_rate), written, heard.seconds)
@@ -113,7 +114,7 @@ def convert(
 
 def read(model: GPA, codes: Codes) -> Generator[Segment, None, None]:
     """What a conversion heard, as text: one segment, perhaps of no text."""
-    found = listening.read(model, codes.glm, codes.semantic, model.sampling("asr", None, 0))
+    found = listening.read(model, codes.glm, codes.semantic, Hearing.of(model))
     yield Segment(codes.start, codes.end, found.text, found.confidence, found.truncated, found.looped)
 
 

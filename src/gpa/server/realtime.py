@@ -25,7 +25,7 @@ from gpa.server import jobs, live
 from gpa.server.access import caller
 from gpa.server.desk import Desk, desk
 from gpa.server.failures import Refusal, refusal
-from gpa.server.session import Session, modern
+from gpa.server.session import Session, Transcription, modern
 from gpa.server.transcription import spoken_language, tokens
 from gpa.server.turns import Began, Event, Over, Spoken, Turns
 from gpa.server.wire import Gone, Pipe, Wire, Works, fed, invalid, race
@@ -133,8 +133,8 @@ class Talk:
             message = f"found a session of type {str(asked['type'])[:40]!r} (legal: transcription)"
             raise Refusal(400, message, "session.type", "invalid_value")
         session = self._session.updated(modern(asked) if beta else asked)
-        if (hints := session.input.transcription) is not None:
-            spoken_language(self._desk, *([hints.language] if hints.language else hints.languages or ()))
+        if (said := session.input.transcription) is not None:
+            spoken_language(self._desk, *([said.language] if said.language else said.languages or ()))
         before, self._session = self._session, session
         if (before.input.format, before.manner) != (session.input.format, session.manner):
             await self._heard(self._turns.stop())
@@ -220,7 +220,8 @@ class Talk:
         try:
             async with runner.slot("asr", self._who) as slot:
                 partials = not runner.waiting  # with others in line, every stretch is read once
-                async for item in fed(slot, self._taken(turn, speech), live.hear, VAD_RATE, partials):
+                asked = self._session.input.transcription or Transcription()
+                async for item in fed(slot, self._taken(turn, speech), live.hear, VAD_RATE, partials, asked.hints):
                     if isinstance(item, jobs.Usage):
                         turn.input_tokens += item.input_tokens
                         turn.output_tokens += item.output_tokens

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gpa.audio import Wav
 from gpa.server.failures import Refusal
+from gpa.server.jobs import Hints
 from gpa.server.turns import Manner
 from gpa.server.wire import invalid
 
@@ -64,7 +65,7 @@ class Detection(Part):
 
 
 class Transcription(Part):
-    """`model` may be any name: there is one; hints are read and change nothing."""
+    """`model` may be any name: there is one."""
 
     model: str | None = None
     language: str | None = None
@@ -72,6 +73,11 @@ class Transcription(Part):
     prompt: str | None = None
     keywords: list[str] | None = None
     delay: str | None = None
+
+    @property
+    def hints(self) -> Hints:
+        """For whoever listens."""
+        return Hints(tuple(self.keywords or ()), self.prompt or "")
 
 
 class Input(Part):

@@ -25,14 +25,15 @@ LANGUAGES = {"en": "english", "zh": "chinese"}  # as verbose_json names them
 
 
 class TranscriptionRequest(BaseModel):
-    """The form beside `file`. `model`, `prompt`, `keywords`, `temperature` and `chunking_strategy` are read and change nothing:
-    there is one model, it takes no hints, it is greedy, and it always cuts long sounds at pauses."""
+    """The form beside `file`. `model`, `temperature` and `chunking_strategy` are read and change nothing: there is one model, it does
+    not draw, and it always cuts long sounds at pauses. Of `prompt` only names count."""
 
     model_config = ConfigDict(extra="ignore")  # clients send more than the specification knows
     model: str = "gpa"
     language: str | None = None
     languages: Annotated[list[str], BeforeValidator(forms.listed)] = []  # what it may be, of newer models
     prompt: str | None = None
+    keywords: Annotated[list[str], BeforeValidator(forms.listed)] = []
     response_format: Literal["json", "text", "srt", "vtt", "verbose_json", "diarized_json"] = "json"
     temperature: float = Field(0.0, ge=0, le=2)
     include: Annotated[list[Literal["logprobs"]], BeforeValidator(forms.listed)] = []
@@ -47,7 +48,8 @@ async def transcriptions(request: Request, desk: Annotated[Desk, Depends(desk)],
     if form.response_format == "diarized_json":
         raise Refusal(400, "diarized_json is not offered: this model does not tell speakers apart", "response_format", "unsupported_value")
     language = spoken_language(desk, *([form.language] if form.language else form.languages))
-    heard = desk.listen(who, data, "word" in form.timestamp_granularities)
+    hints = jobs.Hints(tuple(form.keywords), form.prompt or "")
+    heard = desk.listen(who, data, "word" in form.timestamp_granularities, hints)
     if form.stream:
         return Pour(_events(heard, form), EVENTS, desk.settings.write_seconds)
     media_type = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}.get(form.response_format, "application/json")
