@@ -126,7 +126,7 @@ def _disturbed(rows: list[Utterance], crowd: Crowd, seed: int) -> Iterator[tuple
     for row in rows:
         rng = generator(seed, row.id)
         wav = disturb(manifest.load_wav(row, crowd.root), rng, _behind(crowd, row.id))
-        yield replace(row, id=f"{row.id}~{seed}", pair=None, listen_only=True), wav
+        yield replace(row, id=f"{row.id}{manifest.COPY}{seed}", pair=None, listen_only=True), wav
 
 
 def _behind(crowd: Crowd, id: str) -> Noise:

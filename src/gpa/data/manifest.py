@@ -21,6 +21,7 @@ from gpa.errors import AudioError, GPAError
 from gpa.hub import Credit
 
 PACK_RATE = 16_000  # samples per second of every pack, and the unit of `Utterance.samples`
+COPY = "~"  # in the id of a copy, between the id of its original and how it was made
 TEXT_SOURCES = ("human", "whisper", "synthesis")  # who says that the text is what is spoken
 
 

@@ -21,7 +21,7 @@ from gpa.data.manifest import PACK_RATE, Utterance
 from gpa.data.pack import write_wavs
 from gpa.stretch import Stretcher
 
-MARK = "~shifted"  # behind the id of a row in its second voice
+MARK = f"{manifest.COPY}shifted"  # behind the id of a row in its second voice
 RATIO = (1.09, 1.22)  # how far a voice is moved, up or down: less is hardly another voice, more is nobody's
 
 

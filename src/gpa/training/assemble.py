@@ -86,7 +86,7 @@ def _credits(work: Path, *folders: str | None) -> list[hub.Credit]:
     """What is owed to the packs of several folders. A copy (ORIGINAL~HOW: disturbed, or in a second voice) counts with its original."""
     rows = [row for folder in folders if folder for row in manifest.read(work / folder)]
     ids = {row.id for row in rows}
-    return manifest.credits(row for row in rows if not any(row.id[: mark.start()] in ids for mark in re.finditer("~", row.id)))
+    return manifest.credits(row for row in rows if not any(row.id[: mark.start()] in ids for mark in re.finditer(manifest.COPY, row.id)))
 
 
 def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
