@@ -20,7 +20,7 @@ import numpy as np
 import gpa
 from gpa import bounds, prompt, speaking
 from gpa.evaluation import judge, metrics
-from gpa.listening import read
+from gpa.listening import Hearing, read
 from gpa.parts import Outcome
 from gpa.speaking import Manner, character_errors, pieces_of
 
@@ -58,7 +58,7 @@ def make(model: gpa.GPA, number: int, take: int, text: str) -> Take:
     tokens = tokens[: len(tokens) - outcome.repeated]
     codes = [model.vocab.bicodec_semantic.code(token.id) for token in tokens]
     logprob = float(np.mean([token.logprob for token in tokens])) if tokens else -99.0
-    reading = read(model, None, codes, model.sampling("asr", None, 0))
+    reading = read(model, None, codes, Hearing.of(model))
     cer = character_errors(text, reading.text)
     return Take(number, take, text, voice, codes, outcome.looped, outcome.truncated, reading.text, reading.confidence, cer, logprob)
 
