@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing import spawn
 
+from gpa.errors import GPAError
 from gpa.training.loop import Loop, Losses, Schedule
 
 
@@ -62,3 +65,32 @@ def test_workers_end_alike_and_resume_exactly(meet: int, tmp_path: Path):
     for name, value in whole[0].items():
         torch.testing.assert_close(resumed[0][name], value, atol=0, rtol=0)
         torch.testing.assert_close(resumed[1][name], value, atol=0, rtol=0)
+
+
+def fitted(out: Path, broken: Callable[[int], bool], steps: int = 40) -> tuple[nn.Linear, list[dict[str, float]]]:
+    """A line fitted to random points by one worker; the loss of `broken` steps has no finite gradient."""
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    loop = Loop(module, out, Schedule(steps, 0.1, warmup=1))
+
+    def losses(draw: int) -> tuple[Losses, Losses]:
+        x: Tensor = torch.randn(4, 3, generator=torch.Generator().manual_seed(draw))
+        fit = (module(x) - x[:, :2]).square().mean()
+        return {"fit": fit + (0 * (module(x) - module(x)).abs().sqrt().sum() if broken(draw) else 0)}, {}
+
+    return module, list(loop.run(losses, {"fit": 1.0}, every=20))
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> None:
+    module, told = fitted(tmp_path, lambda draw: draw in {3, 4, 30})
+    assert [row.get("skipped", 0) for row in told] == [2, 1]
+    assert all(np.isfinite(value) for row in told for value in row.values())
+    assert told[1]["fit"] < told[0]["fit"]
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+    assert [row.get("skipped", 0) for row in fitted(tmp_path / "sound", lambda draw: False)[1]] == [0, 0]
+
+
+def test_a_run_that_only_fails_says_so(tmp_path: Path) -> None:
+    fitted(tmp_path, lambda draw: 5 <= draw < 24)
+    with pytest.raises(GPAError, match=r"no finite gradient in steps 6 to 25: the last losses are fit 0\.\d+"):
+        fitted(tmp_path / "other", lambda draw: draw >= 5)

@@ -58,7 +58,7 @@ def make(model: gpa.GPA, number: int, take: int, text: str) -> Take:
     tokens = tokens[: len(tokens) - outcome.repeated]
     codes = [model.vocab.bicodec_semantic.code(token.id) for token in tokens]
     logprob = float(np.mean([token.logprob for token in tokens])) if tokens else -99.0
-    reading = read(model, None, codes, Hearing.of(model))
+    reading = read(model, None, codes, Hearing.of(model).quick)
     cer = character_errors(text, reading.text)
     return Take(number, take, text, voice, codes, outcome.looped, outcome.truncated, reading.text, reading.confidence, cer, logprob)
 

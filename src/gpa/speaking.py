@@ -140,7 +140,7 @@ def _tried(parts: Parts, said: str, manner: Manner, number: int) -> _Try:
     codes = codes[: len(codes) - outcome.repeated]
     if not codes:
         return _Try(codes, "", 0.0, 1.0, outcome)
-    reading = read(parts, None, codes, Hearing.of(parts))
+    reading = read(parts, None, codes, Hearing.of(parts).quick)  # what is said, not what is likely
     return _Try(codes, reading.text, reading.confidence, character_errors(said, reading.text), outcome)
 
 

@@ -1,6 +1,7 @@
 """The one training loop: draw, score, update, average, report, save. What is trained and on what is passed in.
 
-A step's batch follows from its number, so a run that was cut off resumes exactly from its last state.
+A step's batch follows from its number, so a run that was cut off resumes exactly from its last state. A step whose gradient is not
+finite changes nothing but the number.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpa.errors import GPAError
 from gpa.training.checkpoint import Average, Checkpoints, learning_rate
 from gpa.training.workers import Workers
 
 Losses = dict[str, Tensor]
+UNSOUND = 20  # steps in a row without a finite gradient, after which something is wrong
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Loop:
         self.average = Average(module, schedule.average)
         self.checkpoints = Checkpoints(out)
         self.step = 0
+        self._unsound = 0  # the last steps, that changed nothing
 
     @property
     def draw(self) -> int:
@@ -78,26 +82,34 @@ class Loop:
         every: int = 100,
     ) -> Iterator[dict[str, float]]:
         """Train to the last step. `losses(draw)` gives weighted losses and figures only to be reported; `after` runs
-        after each update; `extra()` is saved with the state. The first worker yields means every `every` steps."""
+        after each update; `extra()` is saved with the state. The first worker yields means every `every` steps, and how many were
+        `skipped` if any were. Raises GPAError: UNSOUND steps in a row had no finite gradient."""
         sums: dict[str, float] = {}
-        since = self.step  # where the running means begin
+        since, skipped = self.step, 0  # where the running means begin, and steps since then that changed nothing
         started, cpu = time.monotonic(), time.process_time()
         while self.step < self.schedule.steps:
-            for name, value in self._update(losses, weights).items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-            after()
+            figures = self._update(losses, weights)
+            if figures is None:
+                skipped += 1
+            else:
+                for name, value in figures.items():
+                    sums[name] = sums.get(name, 0.0) + float(value.detach())
+                after()
             if self.workers.rank:
                 continue
             self.average.update(self.module, self.step)
             if self.step % every == 0:
                 elapsed = {"seconds": time.monotonic() - started, "cpu": time.process_time() - cpu}
-                yield {"step": self.step, **elapsed, **{name: total / (self.step - since) for name, total in sums.items()}}
-                sums, since = {}, self.step
+                told = {"skipped": float(skipped)} if skipped else {}
+                counted = self.step - since - skipped
+                yield {"step": self.step, **elapsed, **{name: total / counted for name, total in sums.items()}, **told}
+                sums, since, skipped = {}, self.step, 0
             if (self.checkpoints.due() and self._met) or self.step == self.schedule.steps:
                 self.save(extra())
         self.workers.leave()
 
-    def _update(self, losses: Callable[[int], tuple[Losses, Losses]], weights: Mapping[str, float]) -> Losses:
+    def _update(self, losses: Callable[[int], tuple[Losses, Losses]], weights: Mapping[str, float]) -> Losses | None:
+        """One step; its figures, or None where the gradient was not finite."""
         s = self.schedule
         torch.manual_seed(s.seed * 1_000_003 + self.draw)
         for group in self.optimiser.param_groups:
@@ -110,11 +122,18 @@ class Loop:
         if s.meet == 1:
             self.workers.average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, s.clip)
-        self.optimiser.step()
+        sound = bool(torch.isfinite(norm))
+        self._unsound = 0 if sound else self._unsound + 1
+        if self._unsound == UNSOUND:
+            raise GPAError(
+                f"no finite gradient in steps {self.step - UNSOUND + 2} to {self.step + 1}: the last losses are {_told(learned)}"
+            )
+        if sound:
+            self.optimiser.step()
         self.step += 1
         if s.meet > 1 and self._met:
             self.workers.average([*self.parameters, *self._moments()])
-        return {**learned, **told, "grad": norm}
+        return {**learned, **told, "grad": norm} if sound else None
 
     @property
     def _met(self) -> bool:
@@ -135,3 +154,7 @@ class Loop:
                 "extra": extra,
             }
         )
+
+
+def _told(losses: Losses) -> str:
+    return ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
