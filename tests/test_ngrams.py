@@ -70,6 +70,12 @@ def test_what_may_follow_sums_to_one(ngrams: NGrams, vocab: Vocab, words: list[s
     assert np.isfinite(logs).all()
 
 
+def test_a_text_without_end(ngrams: NGrams, vocab: Vocab) -> None:
+    said = written(Said.nothing(ngrams, vocab), vocab, "x" * 900)
+    logs = said.scores(np.array(vocab.encode("x ")))
+    assert np.isfinite(logs).all()
+
+
 def test_probabilities_of_words_are_those_of_their_letters(ngrams: NGrams, vocab: Vocab) -> None:
     """Absolute discounting by hand: ship follows "the old" never, "old" in one of four, and is four of 28 words."""
     said = written(Said.nothing(ngrams, vocab), vocab, "the old ")

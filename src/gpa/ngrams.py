@@ -33,6 +33,7 @@ UNKNOWN = 0.01  # of all words
 EXPECTED, ALL_EXPECTED = 0.01, 0.2  # of all words: the share of each keyword, and of all of them at most
 _END = 0  # the class of every id that ends a word; letter i of LETTERS is class i + 1
 _KEPT = 4096  # spellings that are remembered
+_LEAST = 1e-200  # a probability: no text makes it 0
 _LETTERS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")  # of any script
 
 Ints = NDArray[np.int32]
@@ -179,7 +180,7 @@ class Said:
         """One id further."""
         place = int(self.classes[id])
         if place != _END:
-            odds = self.odds * float(self.ngrams.unknown(self.spelled)[place])
+            odds = max(self.odds * float(self.ngrams.unknown(self.spelled)[place]), _LEAST)
             return replace(self, spelled=self.spelled + LETTERS[place - 1], odds=odds)
         if not self.spelled:
             return self
@@ -197,10 +198,11 @@ def spellings(keywords: Iterable[str]) -> dict[str, str]:
 
 def names(text: str, ngrams: NGrams) -> list[str]:
     """The words of a text that look like names or terms: capitals within a sentence, and what was never counted."""
-    found = []
+    found, last = [], 0
     for match in _LETTERS.finditer(text):
-        word, before = match[0], text[: match.start()].rstrip()
-        within = bool(before) and before[-1] not in ".!?:"
+        word = match[0]
+        within = last > 0 and not set(".!?:\n") & set(text[last : match.start()])
+        last = match.end()
         spelled = next(iter(spellings([word])), "")
         if spelled and (ngrams.word(spelled) < 0 or (within and word[0].isupper() and len(word) > 1)):
             found.append(word)

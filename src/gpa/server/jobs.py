@@ -17,6 +17,7 @@ from gpa.pipeline import GPA
 from gpa.results import Segment
 from gpa.voice import Voice
 
+PROMPT_NAMES = 200  # that are heeded
 RATE = 24_000  # Hz, of every sound that leaves: what the clients' players assume of pcm
 
 
@@ -56,8 +57,8 @@ class Hints:
     prompt: str = ""
 
     def heeded(self, model: GPA) -> list[str]:
-        """The keywords and the names of the prompt; none where the checkpoint cannot listen for them."""
-        return [] if model.prior is None else [*self.keywords, *names(self.prompt, model.prior.ngrams)]
+        """The keywords and the first names of the prompt; none where the checkpoint cannot listen for them."""
+        return [] if model.prior is None else [*self.keywords, *names(self.prompt, model.prior.ngrams)[:PROMPT_NAMES]]
 
 
 NO_HINTS = Hints()
