@@ -1,8 +1,9 @@
 """Names -> checkpoints: the only file that may use the network, and it does so only when allowed.
 
 A checkpoint is a folder in the published layout: a Qwen3 language model with its tokenizer files at the root, the codec in
-`BiCodec/`, the linguistic tokenizer in `glm-4-voice-tokenizer/`. Ours have two things more: `voices/*.json`
-and `card.json`. Published configurations may hold any further keys; our own files may not.
+`BiCodec/`, the linguistic tokenizer in `glm-4-voice-tokenizer/`. Ours have three things more: `voices/*.json`,
+`card.json`, and `ngrams.npz` where they know which words are likely. Published configurations may hold any further keys; our own
+files may not.
 """
 
 from __future__ import annotations

@@ -58,7 +58,9 @@ class Hints:
 
     def heeded(self, model: GPA) -> list[str]:
         """The keywords and the first names of the prompt; none where the checkpoint cannot listen for them."""
-        return [] if model.prior is None else [*self.keywords, *names(self.prompt, model.prior.ngrams)[:PROMPT_NAMES]]
+        if model.prior is None or not model.checkpoint.sampling["asr"].prior_weight:
+            return []
+        return [*self.keywords, *names(self.prompt, model.prior.ngrams)[:PROMPT_NAMES]]
 
 
 NO_HINTS = Hints()
