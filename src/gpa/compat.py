@@ -6,7 +6,7 @@ For comparing numbers with it; docs/compatibility.md says what differs, and why 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -39,17 +39,9 @@ class ReferenceGPA(GPA):
         """(codes of the first 30 s, semantic codes of all) of a sound."""
         return self.glm.encode(wav[: round(GLM_SECONDS * self.sample_rate)]).tolist(), super().encode(wav)[1]
 
-    def stream_asr(
-        self,
-        sound: Sound,
-        *,
-        sampling: Sampling | None = None,
-        words: bool = False,
-        partials: bool = False,
-        keywords: Iterable[str] = (),
-    ) -> Iterator[Segment]:
+    def _asr(self, sound: Sound, hearing: Hearing, partials: bool) -> Iterator[Segment]:
         """The whole sound as one segment; `partials` is ignored."""
-        yield hear(self, 0.0, self._whole(sound), Hearing.of(self, sampling, words, keywords))
+        yield hear(self, 0.0, self._whole(sound), hearing)
 
     def _tts(self, text: Text, manner: Manner, language: str | None, outcome: Outcome, longest: int | None = None) -> Stream:
         said = text if isinstance(text, str) else "".join(text)

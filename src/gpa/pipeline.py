@@ -141,7 +141,10 @@ class GPA(Parts):
         keywords: names and terms that are likely to be said; other names are written as common words that sound alike.
         Raises AudioError, while iterating where the sound is damaged further on; LimitError, GPAError (keywords: too many; or the
         checkpoint does not know which words are likely)."""
-        return (listen_live if partials else listen)(self, sound, Hearing.of(self, sampling, words, keywords))
+        return self._asr(sound, Hearing.of(self, sampling, words, keywords), partials)
+
+    def _asr(self, sound: Sound, hearing: Hearing, partials: bool) -> Iterator[Segment]:
+        return (listen_live if partials else listen)(self, sound, hearing)
 
     # ---- speech -> speech ----
 
