@@ -292,6 +292,25 @@ def test_the_mix_tells_how_many_asr_rows_are_only_heard(shards, vocab):
     assert human[0] == pytest.approx(DEFAULT_MIX.human["asr"], abs=0.1)
 
 
+def test_favoured_voices_have_their_share_of_speech_and_of_nothing_else(shards, vocab):
+    from gpa.training.lm_data import DEFAULT_MIX, LMData, Rows
+
+    rows = Rows(shards[::-1])
+    plain, favoured = (LMData(rows, vocab, replace(DEFAULT_MIX, voices=voices)) for voices in ({}, {"h001": 0.5, "h00": 0.1}))
+    drawn = [rows.rows[i] for draw in range(100) for i in favoured._draw(np.random.default_rng(draw), "tts", None)]
+    taught = [row for row in drawn if row.source == "hibari-tts"]
+    assert 1 - len(taught) / len(drawn) == pytest.approx(DEFAULT_MIX.human["tts"], abs=0.1)
+    assert np.mean([row.speaker == "h001" for row in taught]) == pytest.approx(
+        0.5 + 0.5 * 8 / 30, abs=0.03
+    )  # 8 of the 30 are h001's anyway
+    assert not any(row.listen_only for row in drawn)
+    for task in ("asr", "vc"):
+        a, b = (data._draw(np.random.default_rng(3), task, None) for data in (plain, favoured))
+        assert a == b
+    with pytest.raises(GPAError, match="begins with 'flite'"):
+        LMData(rows, vocab, replace(DEFAULT_MIX, voices={"flite": 0.1}))
+
+
 def test_an_empty_answer_is_the_stop_alone(shards, vocab):
     from gpa.prompt import IGNORED, asr
     from gpa.training.lm_data import DEFAULT_MIX, LMData, Rows

@@ -12,7 +12,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -74,7 +73,7 @@ def main() -> None:
     given = parser.parse_args()
     job = read_job(given.recipe, LMJob)
     vocab = Vocab.load(given.states[0].parent)
-    data = LMData(Rows(sorted(given.held.glob("*.npz"))), vocab, replace(job.recipe.mix, reference=0.0), 6000)
+    data = LMData(Rows(sorted(given.held.glob("*.npz"))), vocab, job.recipe.mix.plain, 6000)
     batches = {task: [data.batch(1, draw, task) for draw in range(given.batches)] for task in TASKS}
     lm = LM(job.shape.config(vocab.size)).eval()
     started = time.process_time()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,7 @@ def main() -> None:
     lm.load_state_dict(torch.load(given.lm, weights_only=True, mmap=True)["average"])
     rows = Rows(sorted(given.held.glob("*.npz")))
     use = torch.from_numpy(np.bincount(np.concatenate([row.semantic for row in rows.rows]), minlength=len(book))).float()
-    data, scorer = LMData(rows, vocab, replace(job.recipe.mix, reference=0.0), 6000), Scorer(lm, vocab)
+    data, scorer = LMData(rows, vocab, job.recipe.mix.plain, 6000), Scorer(lm, vocab)
     found = {task: [log_scores(scorer, data.batch(1, draw, task)) for draw in range(given.batches)] for task in ("tts", "vc")}
     ids = scorer.legal("tts", data.batch(1, 0, "tts").prompts[0])[0]
     of_code = ids - vocab.bicodec_semantic.first  # (legal,): a code, or the stop

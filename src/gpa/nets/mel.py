@@ -26,6 +26,12 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: 
     return (filters * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
 
 
+def power_spectra(wav: Tensor, n_fft: int, hop_length: int, window: Tensor) -> Tensor:
+    """Wave (B, T) -> (B, n_fft // 2 + 1, T // hop_length + 1); frames stand around their middle, the ends are reflected."""
+    spec = torch.stft(wav, n_fft, hop_length, len(window), window, return_complex=True)
+    return torch.view_as_real(spec).square().sum(-1)
+
+
 class WhisperMel(nn.Module):
     """Wave (B, T), T a multiple of 160 -> log-mel (B, n_mels, T / 160), as Whisper's feature extractor.
 
@@ -43,8 +49,7 @@ class WhisperMel(nn.Module):
 
     def forward(self, wav: Tensor) -> Tensor:
         """(B, T) -> (B, n_mels, T / 160)."""
-        spec = torch.stft(wav, self.n_fft, self.hop_length, window=self.window, return_complex=True)
-        return self.log_mel(torch.view_as_real(spec[..., :-1]).square().sum(-1))
+        return self.log_mel(power_spectra(wav, self.n_fft, self.hop_length, self.window)[..., :-1])
 
     def log_mel(self, power: Tensor) -> Tensor:
         """Power spectra (B, n_fft // 2 + 1, frames) -> (B, n_mels, frames)."""
@@ -73,8 +78,7 @@ class BiCodecMel(nn.Module):
 
     def forward(self, wav: Tensor) -> Tensor:
         """(B, T) -> (B, num_mels, frames)."""
-        spec = torch.stft(wav, self.n_fft, self.hop_length, self.win_length, self.window, return_complex=True)
-        return self.compressed(torch.view_as_real(spec).square().sum(-1).sqrt())
+        return self.compressed(power_spectra(wav, self.n_fft, self.hop_length, self.window).sqrt())
 
     def compressed(self, magnitude: Tensor) -> Tensor:
         """Magnitude spectra (B, n_fft // 2 + 1, frames) -> (B, num_mels, frames)."""

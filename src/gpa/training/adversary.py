@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpa.nets.mel import power_spectra
+
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256))  # n_fft, hop_length
 MATCHING = 2.0  # weight of the inner layers' distance beside what the verdicts say
 
@@ -39,8 +41,7 @@ class SpectrogramDiscriminator(nn.Module):
     def forward(self, wav: Tensor) -> Verdict:
         """Waves (B, T)."""
         with torch.autocast(wav.device.type, enabled=False):
-            spec = torch.stft(wav.float(), self.n_fft, self.hop_length, window=self.window, return_complex=True)
-            x = (torch.view_as_real(spec).square().sum(-1) + 1e-6).pow(0.15)[:, None]
+            x = (power_spectra(wav.float(), self.n_fft, self.hop_length, self.window) + 1e-6).pow(0.15)[:, None]
         states = []
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.1)

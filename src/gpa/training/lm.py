@@ -6,7 +6,7 @@ Scores are taken over the ids a task may generate (they are all that decoding ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -53,13 +53,15 @@ class LMRecipe:
     disturbed: float = 0.25  # share of ASR rows that are only listened to, with words
     empty: float = 0.02  # share of ASR rows that are only listened to, without
     reference: float = 0.0  # share of TTS batches whose rows have a reference with its transcript
+    voices: dict[str, float] = field(default_factory=dict)  # shares of teachers' TTS rows for speakers whose names begin so
 
     @property
     def mix(self) -> Mix:
         """How rows and forms are drawn."""
         forms = {"both": 1 - self.semantic_only - self.glm_only, "semantic": self.semantic_only, "glm": self.glm_only}
         human = {"tts": self.tts_human, "asr": self.asr_human, "vc": self.vc_human}
-        return Mix({"tts": self.tts, "asr": self.asr, "vc": self.vc}, human, forms, self.disturbed, self.empty, self.reference)
+        tasks = {"tts": self.tts, "asr": self.asr, "vc": self.vc}
+        return Mix(tasks, human, forms, self.disturbed, self.empty, self.reference, self.voices)
 
 
 class Scorer:
@@ -123,7 +125,7 @@ class LMRun:
     ) -> None:
         self.recipe = recipe
         self.data = LMData(Rows(shards), vocab, recipe.mix, recipe.budget)
-        self.held = LMData(Rows(held), vocab, replace(recipe.mix, reference=0.0), 6000) if held else None
+        self.held = LMData(Rows(held), vocab, recipe.mix.plain, 6000) if held else None
         torch.manual_seed(recipe.seed)
         self.lm = LM(config)
         if init is not None:
@@ -166,7 +168,7 @@ class LMRun:
         self.lm.eval()
         figures: dict[str, float] = {}
         with torch.autocast(self.loop.device.type, torch.bfloat16):
-            for task in self.seen:
+            for task in (task for task, share in self.recipe.mix.tasks.items() if share):
                 loss, right, _ = self.scorer(self.held.batch(1, 0, task).to(self.loop.device), guide=False)
                 figures |= {f"{task}_nats": float(loss), f"{task}_right": float(right)}
         return figures

@@ -2,7 +2,8 @@
 
 A batch is a pure function of (seed, draw). The voice of a row comes from ANOTHER utterance of its speaker whenever
 there is one: a model that saw the target's own globals would learn to read the answer from them. Rows that are only
-listened to stand in ASR batches, in the place of others, and nowhere else; without such rows nothing is drawn for them.
+listened to stand in ASR batches, in the place of others, and nowhere else; rows of favoured voices stand in TTS batches
+likewise. Without such rows nothing is drawn for them.
 A TTS batch may be one of rows with a reference: each is spoken on from another utterance of its speaker, whose words and
 codes stand in the prompt.
 """
@@ -10,7 +11,7 @@ codes stand in the prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,12 @@ class Mix:
     disturbed: float = 0.0  # share of ASR rows that are only listened to and hold words; as often human as the others
     empty: float = 0.0  # share of ASR rows that are only listened to and hold no words
     reference: float = 0.0  # share of TTS batches whose rows have a reference with its transcript
+    voices: Mapping[str, float] = field(default_factory=dict)  # shares of a teacher's TTS rows that go to speakers whose names begin so
+
+    @property
+    def plain(self) -> Mix:
+        """For rows held out: without references, no voice before another."""
+        return replace(self, reference=0.0, voices={})
 
 
 DEFAULT_MIX = Mix(
@@ -91,6 +98,14 @@ class Rows:
         self.disturbed_teachers, self.disturbed_human = np.flatnonzero(heard & words & teachers), np.flatnonzero(heard & words & ~teachers)
         self.empty = np.flatnonzero(heard & ~words)
 
+    def of_voice(self, start: str) -> NDArray[np.intp]:
+        """Rows that are spoken by teachers whose names begin so. Raises GPAError where there are none."""
+        spoken = [i for name, rows in self.by_speaker.items() if name.startswith(start) for i in rows]
+        found = np.intersect1d(np.array(spoken, np.intp), self.teachers)
+        if not len(found):
+            raise GPAError(f"no teacher's name in the shards begins with {start!r}, whose share the recipe names")
+        return found
+
     def other(self, i: int, rng: np.random.Generator) -> int:
         """Another utterance of row i's speaker, whenever there is one."""
         others = self.by_speaker[self.rows[i].speaker]
@@ -107,6 +122,7 @@ class LMData:
 
     def __init__(self, rows: Rows, vocab: Vocab, mix: Mix = DEFAULT_MIX, budget: int = 2600, longest: int = 640) -> None:
         self.rows, self.vocab, self.mix, self.budget, self.longest = rows, vocab, mix, budget, longest
+        self.favoured = [(share, rows.of_voice(start)) for start, share in mix.voices.items()]
 
     def batch(self, seed: int, draw: int, task: str | None = None, longest_codes: int | None = None) -> LMBatch:
         """The batch number `draw`. `longest_codes` bounds the semantic codes of a row (a curriculum of short ones)."""
@@ -147,22 +163,14 @@ class LMData:
         pool = human if human is not None else (rows.paired if task == "vc" and len(rows.paired) else rows.teachers)
         chosen = pool[rng.integers(len(pool), size=max(160, self.budget // 20))]  # enough to fill a batch with rows of like length
         if task == "asr":
-            chosen = self._listen(rng, chosen, rows.disturbed_teachers if human is None else rows.disturbed_human)
+            disturbed = rows.disturbed_teachers if human is None else rows.disturbed_human
+            chosen = _in_place(rng, chosen, [(self.mix.disturbed, disturbed), (self.mix.empty, rows.empty)])
+        elif task == "tts" and human is None:
+            chosen = _in_place(rng, chosen, self.favoured)
         if longest_codes is not None:
             short = chosen[rows.length[chosen] <= longest_codes]
             chosen = short if len(short) >= 8 else chosen
         return [int(i) for i in chosen]
-
-    def _listen(self, rng: np.random.Generator, chosen: NDArray[np.intp], disturbed: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Puts rows that are only listened to in the place of some; where there are none, `rng` is left as it was."""
-        pools = [(share, pool) for share, pool in ((self.mix.disturbed, disturbed), (self.mix.empty, self.rows.empty)) if len(pool)]
-        if not pools:
-            return chosen
-        place = rng.random(len(chosen))
-        for share, pool in pools:
-            chosen = np.where((place >= 0) & (place < share), pool[rng.integers(len(pool), size=len(chosen))], chosen)
-            place = place - share  # the next pool takes the stretch of 0 .. 1 that follows
-        return chosen
 
     def _prompt(self, i: int, task: str, form: str, rng: np.random.Generator) -> Prompt:
         row = self.rows.rows[i]
@@ -182,6 +190,18 @@ class LMData:
 def _spoken_pair(row: TokenisedUtterance, rows: Sequence[TokenisedUtterance]) -> bool:
     """Whether a row and its pair may both be spoken."""
     return row.pair >= 0 and not row.listen_only and not rows[row.pair].listen_only
+
+
+def _in_place(rng: np.random.Generator, chosen: NDArray[np.intp], pools: Sequence[tuple[float, NDArray[np.intp]]]) -> NDArray[np.intp]:
+    """Puts rows of each pool in the place of its share of those chosen; where all are empty, `rng` is left as it was."""
+    pools = [(share, pool) for share, pool in pools if len(pool)]
+    if not pools:
+        return chosen
+    place = rng.random(len(chosen))
+    for share, pool in pools:
+        chosen = np.where((place >= 0) & (place < share), pool[rng.integers(len(pool), size=len(chosen))], chosen)
+        place = place - share  # the next pool takes the stretch of 0 .. 1 that follows
+    return chosen
 
 
 def _choose(shares: Mapping[str, float], rng: np.random.Generator) -> str:

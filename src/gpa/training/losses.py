@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpa.nets.mel import WhisperMel, mel_filters
+from gpa.nets.mel import WhisperMel, mel_filters, power_spectra
 from gpa.nets.quantize import FactorizedVQ
 from gpa.nets.speaker import ECAPA
 from gpa.nets.whisper import WhisperVQ
@@ -29,8 +29,8 @@ class MelLoss(nn.Module):
             self.register_buffer(f"filters{n_fft}", filters, persistent=False)
 
     def _mel(self, wav: Tensor, n_fft: int, hop_length: int) -> Tensor:
-        spec = torch.stft(wav, n_fft, hop_length, window=getattr(self, f"window{n_fft}"), return_complex=True)
-        mel: Tensor = getattr(self, f"filters{n_fft}") @ (torch.view_as_real(spec).square().sum(-1) + 1e-12).sqrt()
+        power = power_spectra(wav, n_fft, hop_length, getattr(self, f"window{n_fft}"))
+        mel: Tensor = getattr(self, f"filters{n_fft}") @ (power + 1e-12).sqrt()
         return mel
 
     def forward(self, ours: Tensor, theirs: Tensor) -> Tensor:
