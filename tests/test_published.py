@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from gpa.convert import convert  # noqa: E402
 from gpa.nets.fake_published import write_published_checkpoint  # noqa: E402
+from gpa.nets.net import OpenVINONet, _core  # noqa: E402
 from gpa.tokenizers import volume  # noqa: E402
 
 CLIP = Path(__file__).parent / "data" / "speech.opus"
@@ -69,6 +70,35 @@ def test_it_speaks_hears_and_converts(published: Path, converted: Path, clip: np
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
         else:
             assert ours == theirs
+
+
+def test_speech_may_be_decoded_in_bfloat16(published: Path, converted: Path, clip: np.ndarray, tmp_path: Path) -> None:
+    """What is heard is rounded, what is chosen is not; a processor without bfloat16 decodes in float32."""
+    rounded = tmp_path / "GPA"
+    for _ in convert(published, rounded, "f32", "f32", decoder="bf16"):
+        pass
+    with gpa.load(converted) as exact, gpa.load(rounded) as fast:
+        assert fast.encode(clip) == exact.encode(clip)
+        voice, codes = fast.voice(clip).codes, exact.encode(clip)[1]
+        assert voice == exact.voice(clip).codes
+        known = isinstance(fast.bicodec.decoder, OpenVINONet) and fast.bicodec.decoder.computed
+        assert known == ("bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32")
+        waves = [model.bicodec.decode(codes, voice) for model in (exact, fast)]
+        assert ((waves[0] - waves[1]) ** 2).mean() < 1e-3 * (waves[0] ** 2).mean()  # 30 dB
+        assert np.array_equal(*waves) == (known == "f32")
+        stream = fast.bicodec.stream(voice)
+        pieces = [stream.push([code]) for code in codes]
+        streamed = np.concatenate([*pieces, stream.flush()])
+        assert ((streamed - waves[1]) ** 2).mean() < 1e-3 * (waves[1] ** 2).mean()
+
+
+def test_a_source_and_a_filter_stay_in_float32(tmp_path: Path) -> None:
+    from gpa.nets.fake import write_random_checkpoint
+
+    write_random_checkpoint(tmp_path / "tiny")
+    with pytest.raises(CheckpointError, match=r"source and a filter.*\(legal: decoder f32\)"):
+        list(convert(tmp_path / "tiny", tmp_path / "out", decoder="bf16"))
+    assert not list(tmp_path.glob("out/**/*.onnx"))
 
 
 def test_a_pickle_becomes_safetensors_once(published: Path, tmp_path: Path) -> None:

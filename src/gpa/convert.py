@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gpa import hub, prompt
 from gpa.engines.choose import open_engine
-from gpa.errors import MissingExtra
+from gpa.errors import CheckpointError, MissingExtra
 from gpa.prompt import Prompt
 from gpa.vocab import Vocab
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 _SMALL = (".json", ".yaml", ".txt", ".jinja")
 
-Precision = Literal["f32", "f16", "int8"]  # of stored weights; they are computed in float32
+Precision = Literal["f32", "f16", "int8"]  # of stored weights; what they are computed in is another matter
 LMPrecision = Literal["f32", "f16", "int8", "int4"]
+Computed = Literal["f32", "bf16"]  # what a wave generator is run in
 LMEngine = Literal["openvino", "llama"]
 
 
@@ -46,11 +47,13 @@ def convert(
     nets: Precision = "f16",
     engine: LMEngine = "openvino",
     allow_download: bool | None = None,
+    decoder: Computed = "f32",
 ) -> Iterator[Written]:
     """Export every net of a checkpoint (a folder or a published id), the language model for `engine`; yields file by file.
 
     out: the folder to write, with the small files beside the exports: it runs by itself, and needs no torch. None: beside the
-    weights, where a published pickle becomes safetensors first. Raises CheckpointError, MissingExtra."""
+    weights, where a published pickle becomes safetensors first. decoder: what speech is decoded in, by a wave generator; bf16 only
+    where the processor has it, else f32. Raises CheckpointError, MissingExtra."""
     try:
         from gpa.nets.folders import check_lm, convert_pickle
         from gpa.nets.parity import compared, compared_lm
@@ -65,8 +68,10 @@ def convert(
         yield from [Written(pickle, "converted once, from the pickle beside it")] if pickle else []
     else:
         _copy_small_files(folder, Path(out))
+    if decoder != "f32" and hub.codec_config(checkpoint)["audio_tokenizer"]["decoder"].get("kind") == "source_filter":
+        raise CheckpointError(f"{folder}: its decoder is a source and a filter, which bfloat16 would put out of tune (legal: decoder f32)")
     for place, job in _jobs(checkpoint):
-        path = job.write((out or folder) / place, nets)
+        path = job.write((out or folder) / place, nets, decoder if job.heard else "f32")
         yield Written(path, compared(job, path))
         del job  # one net at a time in memory
     path = convert_lm(folder, out or folder, engine, lm, vocab)

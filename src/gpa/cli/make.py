@@ -42,6 +42,13 @@ class StoredLM(str, Enum):
     int4 = "int4"
 
 
+class ComputedIn(str, Enum):
+    """What a wave generator is run in."""
+
+    f32 = "f32"
+    bf16 = "bf16"
+
+
 class Exported(str, Enum):
     """The engines that run from an export."""
 
@@ -55,6 +62,9 @@ def convert(
     lm: Annotated[StoredLM, typer.Option("--lm", help="Stored weights of the language model.")] = StoredLM.int8,
     nets: Annotated[Stored, typer.Option("--nets", help="Stored weights of the tokenizers.")] = Stored.f16,
     engine: Annotated[Exported, typer.Option("--engine", help="What shall run the language model; llama writes GGUF.")] = Exported.openvino,
+    decoder: Annotated[
+        ComputedIn, typer.Option("--decoder", help="What published codecs decode speech in; bf16 is faster on processors that have it.")
+    ] = ComputedIn.f32,
 ) -> None:
     """Write what a checkpoint runs from: ONNX for the tokenizers, OpenVINO IR or GGUF for the language model. Needs gpa[train].
 
@@ -62,7 +72,7 @@ def convert(
     from gpa.bench.engines import once
     from gpa.convert import convert as export
 
-    for written in export(folder, out, lm.value, nets.value, engine.value):
+    for written in export(folder, out, lm.value, nets.value, engine.value, decoder=decoder.value):
         typer.echo(written)
     note(once(written.path, engine.value))
 

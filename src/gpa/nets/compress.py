@@ -14,17 +14,18 @@ from typing import Any, Literal
 import numpy as np
 
 from gpa.errors import MissingExtra
-from gpa.nets.net import data_file
+from gpa.nets.net import COMPUTED, data_file
 
 Precision = Literal["f32", "f16", "int8"]
+Computed = Literal["f32", "bf16"]
 LARGE = 20_000_000  # bytes of a model whose weights stand beside it
 SMALL = 2048  # elements; below, compression saves nothing
 EXACT = ("quantizer.codebook", "quantizer.in_project", "codebook.", "fourier.")
 KERNEL = ".kernel"  # of gpa.nets.weight_norm.multiplied_out
 
 
-def write_compressed(traced: Path, path: Path, precision: Precision, strip: str = "") -> Path:
-    """A float32 ONNX file -> the file PATH, its weights stored in `precision`; the first is deleted.
+def write_compressed(traced: Path, path: Path, precision: Precision, strip: str = "", computed: Computed = "f32") -> Path:
+    """A float32 ONNX file -> the file PATH, its weights stored in `precision`, to be run in `computed`; the first is deleted.
 
     The weights of a large net get a file of their own, which is mapped when the net runs: what OpenVINO reads of the ONNX file itself
     stays in memory beside what it makes of it. `strip` is taken off the front of initialiser names. Raises MissingExtra."""
@@ -35,6 +36,8 @@ def write_compressed(traced: Path, path: Path, precision: Precision, strip: str 
     model, beside = onnx.load(str(traced)), data_file(path)
     traced.unlink()
     compress(model, precision, strip)
+    if computed != "f32":
+        onnx.helper.set_model_props(model, {COMPUTED: computed})
     beside.unlink(missing_ok=True)
     where: dict[str, Any] = {"save_as_external_data": True, "location": beside.name} if model.ByteSize() >= LARGE else {}
     onnx.save(model, str(traced), "protobuf", **where)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gpa.errors import CheckpointError
 from gpa.nets.bicodec import BiCodec
-from gpa.nets.compress import Precision, write_compressed
+from gpa.nets.compress import Computed, Precision, write_compressed
 from gpa.nets.mel import BiCodecMel, WhisperMel
 from gpa.nets.net import Net, TorchNet
 from gpa.nets.past import Past
@@ -43,17 +43,20 @@ FIXED = ("voice", "skip", "ends")  # inputs of one shape
 
 @dataclass(frozen=True)
 class Job:
-    """A net to export: its graph, the file's name, an example of its inputs, the outputs' names, and the example's duration."""
+    """A net to export: its graph, the file's name, an example of its inputs, the outputs' names, and the example's duration.
+
+    `heard`: what it makes is heard and not chosen from, so that it may be computed in less than float32."""
 
     graph: nn.Module
     file: str
     example: dict[str, Tensor]
     outputs: tuple[str, ...]
     seconds: float
+    heard: bool = False
 
-    def write(self, folder: Path, precision: Precision = "f32") -> Path:
-        """Trace the graph to FOLDER/file."""
-        return _write(self.graph, Path(folder) / self.file, self.example, list(self.outputs), precision)
+    def write(self, folder: Path, precision: Precision = "f32", computed: Computed = "f32") -> Path:
+        """Trace the graph to FOLDER/file. `computed`: what it shall be run in."""
+        return _write(self.graph, Path(folder) / self.file, self.example, list(self.outputs), precision, computed)
 
 
 def glm_job(net: WhisperVQ, feature_layers: Sequence[int] = ()) -> Job:
@@ -85,8 +88,8 @@ def bicodec_jobs(codec: BiCodec) -> list[Job]:
     alone = {"ends": torch.tensor([1, 1]), "past": torch.zeros(1, 0)}
     inner = c["decoder"]["input_channel"]
     heard = {"frames": _noise(count * inner).view(1, count, inner)} | alone
-    jobs.append(Job(PrenetGraph(codec), "prenet.onnx", said | alone, ("frames", "kept"), spoken))
-    return [*jobs, Job(WaveGraph(codec), "decoder.onnx", heard, ("wav", "kept"), spoken)]
+    jobs.append(Job(PrenetGraph(codec), "prenet.onnx", said | alone, ("frames", "kept"), spoken, heard=True))
+    return [*jobs, Job(WaveGraph(codec), "decoder.onnx", heard, ("wav", "kept"), spoken, heard=True)]
 
 
 def _noise(samples: int) -> Tensor:
@@ -266,7 +269,7 @@ class Fourier(nn.Module):
         return real + imaginary
 
 
-def _write(graph: nn.Module, path: Path, example: dict[str, Tensor], outputs: list[str], precision: Precision) -> Path:
+def _write(graph: nn.Module, path: Path, example: dict[str, Tensor], outputs: list[str], precision: Precision, computed: Computed) -> Path:
     """Trace `graph`; every axis 1 but of those FIXED is free."""
     free = {name: {1: f"{name}_length"} for name in [*example, *outputs] if name not in FIXED}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,4 +288,4 @@ def _write(graph: nn.Module, path: Path, example: dict[str, Tensor], outputs: li
             dynamo=False,
             **options,
         )
-    return write_compressed(draft, path, precision, strip="net.")
+    return write_compressed(draft, path, precision, "net.", computed)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
+COMPUTED = "computed"  # key of an ONNX file's metadata: what it is run in, where that is not f32
+
 
 class Net(Protocol):
     """A pure function on named arrays. Thread-safe; shapes are the net's own business."""
@@ -50,9 +52,9 @@ class OpenVINONet:
             raise CheckpointError(f"{self.path} is missing: `gpa convert` writes it from the weights of a checkpoint")
         self._weights, self._fresh = data_file(self.path), True
         self._seldom = seldom and self._weights.is_file()  # of a small net nothing is to be had
+        self.computed = ""  # what it is run in, on CPU: f32 or bf16
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if device == "CPU":
-            settings["INFERENCE_PRECISION_HINT"] = "f32"  # the default is bfloat16 where the CPU has it
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # the default rounds what meets int8 weights to int8 too
             settings["ENABLE_CPU_PINNING"] = False  # every net of one thread would be pinned to the same processor
             settings["CPU_RUNTIME_CACHE_CAPACITY"] = 128  # the default keeps what it prepared for 5,000: every new length of sound stays
@@ -62,7 +64,11 @@ class OpenVINONet:
             settings["CACHE_DIR"] = str(cache_dir)
         try:
             with sparing(self._weights):
-                self._model: Any = _core().compile_model(str(self.path), device, settings)
+                net = _core().read_model(str(self.path))
+                if device == "CPU":
+                    self.computed = _computed(net)  # the default is bfloat16 for all nets where the CPU has it
+                    settings["INFERENCE_PRECISION_HINT"] = self.computed
+                self._model: Any = _core().compile_model(net, device, settings)
         except RuntimeError as error:
             raise CheckpointError(f"{self.path} cannot be loaded on {device}: {error}") from error
         self._inputs = {name: port.get_element_type().to_dtype() for port in self._model.inputs for name in port.get_names()}
@@ -126,6 +132,16 @@ def load_net(
 
         return open_weights(path, "cpu" if device == "CPU" else device)
     return OpenVINONet(path, threads, device, cache_dir, calls, seldom)
+
+
+def _computed(net: Any) -> str:
+    """What a net is run in on CPU: f32, unless its file says otherwise and the processor can."""
+    try:
+        wanted = net.get_rt_info(["framework", COMPUTED]).astype(str)
+    except RuntimeError:  # it says nothing
+        return "f32"
+    known = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return str(wanted) if str(wanted).upper() in known else "f32"
 
 
 @lru_cache(maxsize=1)
