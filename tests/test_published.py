@@ -98,7 +98,7 @@ def test_a_source_and_a_filter_stay_in_float32(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path / "tiny")
     with pytest.raises(CheckpointError, match=r"source and a filter.*\(legal: decoder f32\)"):
         list(convert(tmp_path / "tiny", tmp_path / "out", decoder="bf16"))
-    assert not list(tmp_path.glob("out/**/*.onnx"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_pickle_becomes_safetensors_once(published: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from gpa import hub, prompt
 from gpa.engines.choose import open_engine
 from gpa.errors import CheckpointError, MissingExtra
+from gpa.nets.compress import Computed, Precision
 from gpa.prompt import Prompt
 from gpa.vocab import Vocab
 
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
 _SMALL = (".json", ".yaml", ".txt", ".jinja")
 
-Precision = Literal["f32", "f16", "int8"]  # of stored weights; what they are computed in is another matter
 LMPrecision = Literal["f32", "f16", "int8", "int4"]
-Computed = Literal["f32", "bf16"]  # what a wave generator is run in
 LMEngine = Literal["openvino", "llama"]
 
 
@@ -63,13 +62,13 @@ def convert(
     folder = checkpoint.folder
     vocab = hub.checked_vocab(checkpoint)
     check_lm(folder)
+    if decoder != "f32" and hub.codec_config(checkpoint)["audio_tokenizer"]["decoder"].get("kind") == "source_filter":
+        raise CheckpointError(f"{folder}: its decoder is a source and a filter, which bfloat16 would put out of tune (legal: decoder f32)")
     if out is None:
         pickle = convert_pickle(checkpoint.wav2vec2) if checkpoint.wav2vec2.is_dir() else None
         yield from [Written(pickle, "converted once, from the pickle beside it")] if pickle else []
     else:
         _copy_small_files(folder, Path(out))
-    if decoder != "f32" and hub.codec_config(checkpoint)["audio_tokenizer"]["decoder"].get("kind") == "source_filter":
-        raise CheckpointError(f"{folder}: its decoder is a source and a filter, which bfloat16 would put out of tune (legal: decoder f32)")
     for place, job in _jobs(checkpoint):
         path = job.write((out or folder) / place, nets, decoder if job.heard else "f32")
         yield Written(path, compared(job, path))

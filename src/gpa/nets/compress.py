@@ -16,8 +16,8 @@ import numpy as np
 from gpa.errors import MissingExtra
 from gpa.nets.net import COMPUTED, data_file
 
-Precision = Literal["f32", "f16", "int8"]
-Computed = Literal["f32", "bf16"]
+Precision = Literal["f32", "f16", "int8"]  # of stored weights
+Computed = Literal["f32", "bf16"]  # what a net is run in
 LARGE = 20_000_000  # bytes of a model whose weights stand beside it
 SMALL = 2048  # elements; below, compression saves nothing
 EXACT = ("quantizer.codebook", "quantizer.in_project", "codebook.", "fourier.")
