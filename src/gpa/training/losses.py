@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpa.nets.mel import WhisperMel, mel_filters, power_spectra
+from gpa.nets.mel import BiCodecMel, WhisperMel, mel_filters, power_spectra
 from gpa.nets.quantize import FactorizedVQ
 from gpa.nets.speaker import ECAPA
 from gpa.nets.whisper import WhisperVQ
@@ -49,7 +49,7 @@ class _Listener:
 
     def __init__(self, encoder: nn.Module, mel: nn.Module) -> None:
         self.encoder: Any = encoder.eval().requires_grad_(False)
-        self.mel = mel
+        self.mel: Any = mel
 
     def to(self, device: torch.device) -> None:
         """Move it to a device."""
@@ -81,21 +81,22 @@ class VoiceLoss(_Listener):
     """How far apart two waves are for a codec's speaker encoder, before its global codes: the L1 distance of its channels' means and
     deviations over time, relative to the size of the true wave's."""
 
-    def __init__(self, encoder: ECAPA, mel: nn.Module) -> None:
-        """`mel`: waves (B, T) -> (B, n_mels, frames). Both are copied: what is trained on does not change the measure."""
+    def __init__(self, encoder: ECAPA, mel: BiCodecMel) -> None:
+        """Both are copied: what is trained on does not change the measure."""
         super().__init__(deepcopy(encoder), deepcopy(mel))
 
     def _statistics(self, wav: Tensor) -> Tensor:
-        channels = self.encoder.features(self.mel(wav).transpose(1, 2))
+        # the lowest and the highest bin are real and may come to nothing at all, whose magnitude has no gradient
+        power = power_spectra(wav, self.mel.n_fft, self.mel.hop_length, self.mel.window) + 1e-12
+        channels = self.encoder.features(self.mel.compressed(power.sqrt()).transpose(1, 2))
         return torch.cat([channels.mean(2), channels.var(2).add(1e-7).sqrt()], 1)
 
     def __call__(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """Waves (B, T) -> scalar."""
-        dither = 1e-5 * torch.randn_like(theirs)  # the magnitude of nothing at all has no gradient
-        with torch.autocast(theirs.device.type, enabled=False):  # in bfloat16 some gradients were not numbers (torch 2.13, CPU)
+        with torch.autocast(theirs.device.type, enabled=False):
             with torch.no_grad():
-                heard = self._statistics(theirs + dither)
-            return F.l1_loss(self._statistics(ours.float() + dither), heard) / heard.abs().mean()
+                heard = self._statistics(theirs)
+            return F.l1_loss(self._statistics(ours.float()), heard) / heard.abs().mean()
 
 
 class Quantised(NamedTuple):
