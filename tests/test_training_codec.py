@@ -20,7 +20,7 @@ from gpa.training.adversary import Adversary
 from gpa.training.codec import CodecRecipe, CodecRun
 from gpa.training.codec_data import CodecData
 from gpa.training.jobs import averaged
-from gpa.training.losses import Codebook, PerceptualLoss, VoiceLoss, straight_through
+from gpa.training.losses import Codebook, MelLoss, PerceptualLoss, VoiceLoss, straight_through
 
 
 def test_codebook_is_drawn_from_latents_and_dead_codes_move():
@@ -154,6 +154,21 @@ def test_a_frozen_voice_keeps_its_global_codes(packs, tmp_path):
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     assert not torch.equal(before[2], after[2])
+
+
+def test_contrast_tells_a_smoothed_spectrum_from_a_true_one():
+    loss = MelLoss()
+    torch.manual_seed(0)
+    noise = torch.randn(2, 16_000) * 0.05
+    peaks = sum(torch.sin(torch.arange(16_000) * (2 * torch.pi * hertz / 16_000)) for hertz in (300, 1200, 3100)) * 0.05
+    theirs = noise * 0.1 + peaks
+    smooth, louder = noise.clone().requires_grad_(), theirs * 1.5
+    assert loss(theirs, theirs) == (0, 0)
+    assert loss(louder, theirs)[0] > 0.3
+    assert loss(louder, theirs)[1] < 0.02  # as sharp as theirs at any level
+    assert loss(smooth, theirs)[1] > 0.2
+    (loss(smooth, theirs)[1] + loss(smooth * 0, theirs)[1]).backward()
+    assert 0 < smooth.grad.abs().sum() < float("inf")
 
 
 def test_voice_loss_is_of_the_voice_alone():

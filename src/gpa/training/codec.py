@@ -28,7 +28,8 @@ from gpa.training.loop import Loop, Losses, Schedule
 from gpa.training.losses import Codebook, MelLoss, PerceptualLoss, VoiceLoss, pitch_loss, straight_through
 from gpa.training.workers import concatenate
 
-LOSSES = ("mel", "vq", "features", "pitch", "ctc", "speaker", "perceptual", "voice", "adversarial", "discriminator")  # weighted by name
+# weighted by name
+LOSSES = ("mel", "contrast", "vq", "features", "pitch", "ctc", "speaker", "perceptual", "voice", "adversarial", "discriminator")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class CodecRecipe:
     warm: int = 150  # steps before the codebook is drawn from the latents
     seed: int = 0
     mel: float = 1.0
+    contrast: float = 0.0  # how large what is fine in the mels is: their distance alone smooths it
     vq: float = 0.5
     features: float = 1.0
     pitch: float = 1.0
@@ -146,8 +148,10 @@ class CodecTrainer(nn.Module):
         phase, noise = torch.rand(B, 1), torch.randn(2, B, head.n_fft // 2 + 1, batch.f0.shape[1] + 1)  # drawn alike for every device
         excitation = pulses(batch.f0, batch.voiced, head.hop_length, codec.config["sample_rate"], phase.to(batch.f0))
         wav = render(rows, excitation, noise.to(batch.f0), head.n_fft, head.hop_length)
+        mel, contrast = self.mel_loss(wav, batch.wav)
         losses = {
-            "mel": self.mel_loss(wav, batch.wav),
+            "mel": mel,
+            "contrast": contrast,
             "features": feature,
             "pitch": distance + voicing_loss,
             "f0": 0.4 * distance.detach(),

@@ -19,7 +19,7 @@ RESOLUTIONS = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))
 
 
 class MelLoss(nn.Module):
-    """Mean over resolutions of the L1 distance of log-mels plus twice that of linear mels, of waves (B, T)."""
+    """How far apart the mels of two waves are, and how far apart the size of what is fine in them."""
 
     def __init__(self, sample_rate: int = 16_000) -> None:
         super().__init__()
@@ -33,15 +33,26 @@ class MelLoss(nn.Module):
         mel: Tensor = getattr(self, f"filters{n_fft}") @ (power + 1e-12).sqrt()
         return mel
 
-    def forward(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """Waves (B, T) -> scalar."""
-        total = ours.new_zeros(())
+    def forward(self, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+        """Waves (B, T) -> means over resolutions: the L1 distance of log-mels plus twice that of linear mels; and the `contrast`, which
+        tells a smoothed spectrum from a true one: the L1 distance of the logarithms of each band's `_sizes`."""
+        distance, contrast = ours.new_zeros(()), ours.new_zeros(())
         for n_fft, hop_length, _ in RESOLUTIONS:
             a = self._mel(ours, n_fft, hop_length)
             with torch.no_grad():
                 b = self._mel(theirs, n_fft, hop_length)
-            total = total + F.l1_loss(a.clamp(min=1e-4).log(), b.clamp(min=1e-4).log()) + 2 * F.l1_loss(a, b)
-        return total / len(RESOLUTIONS)
+            log_a, log_b = a.clamp(min=1e-4).log(), b.clamp(min=1e-4).log()
+            distance = distance + F.l1_loss(log_a, log_b) + 2 * F.l1_loss(a, b)
+            contrast = contrast + F.l1_loss(_sizes(log_a), _sizes(log_b))
+        return distance / len(RESOLUTIONS), contrast / len(RESOLUTIONS)
+
+
+def _sizes(log_mel: Tensor) -> Tensor:
+    """(B, M, T) -> logarithms (B, 2 M): how far each band stands from its neighbours on average over time, and its deviation over time."""
+    around = 2 * (log_mel.shape[1] // 16) + 1  # bands: about an eighth of them
+    neighbours = F.avg_pool2d(log_mel, (around, 1), 1, (around // 2, 0), count_include_pad=False)
+    fine = (log_mel - neighbours).abs().mean(2)
+    return (torch.cat([fine, log_mel.var(2).add(1e-4).sqrt()], 1) + 1e-2).log()
 
 
 class _Listener:
