@@ -197,7 +197,7 @@ def test_vc_from_a_file_and_from_stdin() -> None:
     assert run("vc", CLIP, "--voice", "bob", "-o", "a.wav")[0] == 0
     code, out, _ = run("vc", "-", "-v", "bob", "-o", "b.wav", "--json", stdin=Path(CLIP).read_bytes())
     assert code == 0
-    assert json.loads(out)["seconds"] == pytest.approx(4.5, abs=0.3)
+    assert json.loads(out)["seconds"] == pytest.approx(len(audio.decode(Path(CLIP), 16_000)) / 16_000, abs=0.3)
     assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
 
 

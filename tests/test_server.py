@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import inspect
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -124,6 +125,7 @@ def clip(seconds: float = 0.0) -> bytes:
 
 
 CLIP = clip()
+SECONDS = len(audio.decode(CLIP, 16_000)) / 16_000
 
 
 async def transcribe(client: httpx.AsyncClient, data: bytes = CLIP, name: str = "file.wav", **form: object) -> httpx.Response:
@@ -158,8 +160,8 @@ async def test_verbose_json(client: httpx.AsyncClient) -> None:
     body = (await transcribe(client, response_format="verbose_json", **{"timestamp_granularities[]": ["segment"]})).json()
     assert body["task"] == "transcribe"
     assert body["language"] == "english"
-    assert body["duration"] == pytest.approx(4.5, abs=0.2)
-    assert body["usage"] == {"type": "duration", "seconds": 5}
+    assert body["duration"] == pytest.approx(SECONDS, abs=0.2)
+    assert body["usage"] == {"type": "duration", "seconds": math.ceil(SECONDS)}
     (segment,) = body["segments"]
     assert segment["text"] == " Hello there."
     assert 0 <= segment["start"] < segment["end"] <= body["duration"]
@@ -345,7 +347,7 @@ async def test_nano(tmp_path: Path) -> None:
             assert len(heard["words"]) == len(heard["text"].split())
             made = await client.post("/v1/audio/voices", data={"name": "me"}, files={"audio_sample": CLIP})
             swapped = await client.post("/v1/audio/conversions", data={"voice": made.json()["id"]}, files={"file": CLIP})
-            assert len(audio.decode(swapped.content, RATE)) / RATE == pytest.approx(4.5, abs=1.5)
+            assert len(audio.decode(swapped.content, RATE)) / RATE == pytest.approx(SECONDS, abs=1)
 
 
 async def test_the_api_describes_itself(client: httpx.AsyncClient) -> None:
