@@ -1,6 +1,6 @@
 """Whether the linguistic codes spell better when the last layer of the Whisper-tiny encoder is trained with them.
 
-    python experiments/last_layer/run.py CONFIG TOKENIZER PACKS HELD OUT [--arm frozen|trained] [--reader 400] [--seconds 500]
+    python experiments/last_layer/run.py CONFIG TOKENIZER PACKS HELD OUT --arm frozen|trained [--reader 400] [--seconds 500]
 
 CONFIG is recipes/nano/glm.json and TOKENIZER the folder of its weights. First a CTC reader learns to read the codes as they are
 (OUT/reader.pt, once for both arms); then pooling, adapter, codebook and reader are trained on, with the last layer as it came or
