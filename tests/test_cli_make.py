@@ -88,7 +88,12 @@ def test_synth_names_what_it_lacks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "job"),
-    [(["tokenizer", "codec"], "train_codec"), (["tokenizer", "linguistic"], "train_linguistic"), (["lm"], "train_lm")],
+    [
+        (["tokenizer", "codec"], "train_codec"),
+        (["tokenizer", "linguistic"], "train_linguistic"),
+        (["verifier"], "train_verifier"),
+        (["lm"], "train_lm"),
+    ],
 )
 def test_training_reports_rows(monkeypatch: pytest.MonkeyPatch, words: list[str], job: str) -> None:
     asked = []

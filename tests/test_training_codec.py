@@ -20,7 +20,8 @@ from gpa.training.adversary import Adversary
 from gpa.training.codec import CodecRecipe, CodecRun
 from gpa.training.codec_data import CodecData
 from gpa.training.jobs import averaged
-from gpa.training.losses import Codebook, MelLoss, PerceptualLoss, VoiceLoss, straight_through
+from gpa.training.losses import Codebook, IdentityLoss, MelLoss, PerceptualLoss, VoiceLoss, median_pitch, straight_through
+from gpa.training.verifier import Verifier, VerifierRecipe, VerifierRun, VerifierTrainer
 
 
 def test_codebook_is_drawn_from_latents_and_dead_codes_move():
@@ -192,12 +193,87 @@ def test_a_decoder_can_be_trained_by_the_voice_that_is_heard(packs, tmp_path):
     assert all(row["voice"] > 0 for row in run.run(every=1))
 
 
+def sine(hertz: float, samples: int = 12_800) -> torch.Tensor:
+    return torch.sin(torch.arange(samples) * (2 * torch.pi * hertz / 16_000)) * 0.1
+
+
+def test_identity_loss_asks_for_the_voice_and_forbids_the_source():
+    torch.manual_seed(0)
+    verifier = Verifier(tiny_codec()["audio_tokenizer"]["mel_params"], 16, 8, 12)
+    loss = IdentityLoss(verifier)
+    wavs = torch.stack([sine(200), sine(330), torch.randn(12_800) * 0.1])
+    voices = loss.voices(wavs)
+    assert torch.allclose(voices.norm(dim=-1), torch.ones(3))
+    assert loss(wavs, voices) == pytest.approx(0, abs=1e-5)
+    assert loss(wavs, voices.roll(1, 0)) > 0
+    assert loss(wavs, voices, voices.roll(1, 0)) == pytest.approx(0, abs=1e-5)  # no more like the source than the voice is
+    unmoved = loss(wavs, voices.roll(1, 0), voices)  # codes' own speaker is still heard
+    assert unmoved == pytest.approx(2 * float(loss(wavs, voices.roll(1, 0))), rel=1e-4)
+    silence = torch.zeros(1, 12_800, requires_grad=True)
+    loss(silence, voices[:1]).backward()
+    assert silence.grad.isfinite().all()
+    assert all(p.grad is None for p in verifier.parameters())
+
+
+def test_median_pitch_is_of_voiced_frames():
+    f0 = torch.tensor([[100.0, 110, 400, 400, 400], [150, 150, 150, 150, 150]])
+    voiced = torch.tensor([[1.0, 1, 0, 0, 1], [0, 0, 0, 0, 0]])
+    assert median_pitch(f0, voiced).tolist() == [110, 150]
+
+
+def test_a_verifier_learns_to_tell_speakers_apart_and_resumes(speakers, tmp_path):
+    recipe = VerifierRecipe(steps=12, speakers=12, rate=5e-3, warmup=2, channels=16, bottleneck=8, dim=12)
+    run = VerifierRun(tiny_codec(), speakers, tmp_path / "verifier", recipe)
+    first, *_, last = run.run(every=2)
+    assert last["verifier"] < 0.7 * first["verifier"]
+    resumed = VerifierRun(tiny_codec(), speakers, tmp_path / "verifier", recipe)
+    assert list(resumed.run()) == []
+    ours, theirs = run.trainer.state_dict(), resumed.trainer.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_a_verifier_starts_from_the_frame_map_of_a_codec(speakers, tmp_path):
+    recipe = VerifierRecipe(steps=0, channels=16, bottleneck=8, dim=12)
+    start = {
+        k: v + 1 for k, v in VerifierTrainer(tiny_codec()["audio_tokenizer"]["mel_params"], recipe).verifier.encoder.state_dict().items()
+    }
+    encoder = VerifierRun(tiny_codec(), speakers, tmp_path, recipe, start).trainer.verifier.encoder
+    assert torch.equal(encoder.layer1.conv.weight, start["layer1.conv.weight"])
+    assert not torch.equal(encoder.linear.weight, start["linear.weight"])
+
+
+@pytest.fixture(scope="module")
+def speakers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight speakers of two utterances, each a pitch of its own; no features are read of them."""
+    folder = tmp_path_factory.mktemp("speakers")
+    rows = [Utterance(f"u{i}", "words", f"p{i // 2}", "s.pcm", "a corpus", "CC0 1.0", i * 64_000, 64_000) for i in range(16)]
+    manifest.write(folder / "s.jsonl", rows)
+    wav = np.concatenate([sine(150 + 100 * (i // 2), 64_000).numpy() for i in range(16)])
+    (wav * 32767).astype("<i2").tofile(folder / "s.pcm")
+    np.save(folder / "s.features.npy", np.zeros((16 * 200, 48), np.float16))
+    np.save(folder / "s.f0.npy", np.full(16 * 400, 120, np.float16))
+    return folder
+
+
+def test_a_decoder_can_be_trained_by_whose_voice_is_heard(packs, tmp_path):
+    with pytest.raises(GPAError, match="name verifier"):
+        CodecRun(tiny_codec(), packs, tmp_path / "alone", CodecRecipe(steps=1, identity=1.0))
+    verifier = Verifier(tiny_codec()["audio_tokenizer"]["mel_params"], 16, 8, 12)
+    for batch in (1, 3):  # a batch of one has no other voice
+        recipe = CodecRecipe(steps=2, batch=batch, freeze_codes=True, identity=1.0)
+        run = CodecRun(tiny_codec(), packs, tmp_path / f"identity{batch}", recipe, verifier=verifier)
+        assert all(row["identity"] > 0 for row in run.run(every=1))
+    assert not any("verifier" in name for name in run.trainer.state_dict())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_codec_learns_on_a_gpu(packs, tmp_path):
     recipe = CodecRecipe(steps=3, batch=2, warm=1, shares={"hibari-tts": 1.0}, perceptual=1.0, adversarial=0.1)
     list(CodecRun(tiny_codec(), packs, tmp_path / "codec", recipe, encoder=tiny_whisper()).run())
-    polish = CodecRecipe(steps=2, batch=2, freeze_codes=True, freeze_voice=True, voice=1.0)
-    told = list(CodecRun(tiny_codec(), packs, tmp_path / "decoder", polish, averaged(tmp_path / "codec")).run(every=1))
+    polish = CodecRecipe(steps=2, batch=2, freeze_codes=True, freeze_voice=True, voice=1.0, identity=1.0)
+    verifier = Verifier(tiny_codec()["audio_tokenizer"]["mel_params"], 16, 8, 12)
+    run = CodecRun(tiny_codec(), packs, tmp_path / "decoder", polish, averaged(tmp_path / "codec"), verifier=verifier)
+    told = list(run.run(every=1))
     assert all(np.isfinite(row["mel"]) for row in told)
 
 

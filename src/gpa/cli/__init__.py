@@ -85,7 +85,7 @@ _verbs(_data, noise=make.noise, ngrams=make.ngrams, features=make.features, toke
 _bench = _verbs(_group("Measure speed and memory."), engines=bench.engines, speech=bench.speech, serve=bench.serve)
 _dev = _verbs(_group("Tools for developers."))
 _dev.command("fake-checkpoint")(dev.fake_checkpoint)
-_train = _verbs(_group("Train the parts of a checkpoint."), tokenizer=make.tokenizer, lm=make.lm)
+_train = _verbs(_group("Train the parts of a checkpoint."), tokenizer=make.tokenizer, verifier=make.verifier, lm=make.lm)
 _verbs(_train, assemble=make.assemble, restore=make.restore)
 app.add_typer(_voice, name="voice")
 app.add_typer(_data, name="data")

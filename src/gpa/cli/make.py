@@ -227,6 +227,14 @@ def tokenizer(
     _report((jobs.train_codec if part is Part.codec else jobs.train_linguistic)(job, work))
 
 
+def verifier(job: Job, work: Work) -> None:
+    """Train a net that tells speakers apart, for recipe.identity of the codec; resumes where it was stopped."""
+    _require_torch()
+    from gpa.training import jobs
+
+    _report(jobs.train_verifier(job, work))
+
+
 def lm(job: Job, work: Work) -> None:
     """Train the language model; resumes where it was stopped. Several processes: torchrun -m gpa train lm ..."""
     _require_torch()

@@ -18,18 +18,19 @@ from torch import Tensor, nn
 
 from gpa.errors import GPAError
 from gpa.nets.bicodec import BiCodec
-from gpa.nets.source_filter import Rows, SourceFilter, from_hertz, pulses, render
+from gpa.nets.source_filter import F0_MAX, F0_MIN, Rows, SourceFilter, from_hertz, pulses, render
 from gpa.nets.vocos import ConvNeXtBlock
 from gpa.nets.whisper import WhisperVQ
 from gpa.training.adversary import Adversary
 from gpa.training.checkpoint import load_matching
 from gpa.training.codec_data import LETTERS, CodecBatch, CodecData
 from gpa.training.loop import Loop, Losses, Schedule
-from gpa.training.losses import Codebook, MelLoss, PerceptualLoss, VoiceLoss, pitch_loss, straight_through
+from gpa.training.losses import Codebook, IdentityLoss, MelLoss, PerceptualLoss, VoiceLoss, median_pitch, pitch_loss, straight_through
+from gpa.training.verifier import Verifier
 from gpa.training.workers import concatenate
 
 # weighted by name
-LOSSES = ("mel", "contrast", "vq", "features", "pitch", "ctc", "speaker", "perceptual", "voice", "adversarial", "discriminator")
+LOSSES = ("mel", "contrast", "vq", "features", "pitch", "ctc", "speaker", "perceptual", "voice", "identity", "adversarial", "discriminator")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class CodecRecipe:
     speaker: float = 0.3
     perceptual: float = 0.0  # what a speech encoder hears in the rendered sound; needs the job's `glm`
     voice: float = 0.0  # what the codec's own speaker encoder hears in it, as it was when the run began
+    identity: float = 0.0  # whose voice a net that tells speakers apart hears, also with another's codes; needs the job's `verifier`
     adversarial: float = 0.0  # what discriminators that learn along tell rendered sound by
     discriminator: float = 1.0  # their own loss; their weights are no others'
     freeze_codes: bool = False  # semantic codes stay as they are; voice and sound are trained on
@@ -92,6 +94,7 @@ class CodecTrainer(nn.Module):
         self.mel_loss = MelLoss(config["sample_rate"])
         self.adversary = Adversary() if recipe.adversarial else None
         self.voice_loss: VoiceLoss | None = None
+        self.identity_loss: IdentityLoss | None = None
 
     def losses(self, batch: CodecBatch, quantise: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """-> losses by name (unweighted), codes (M,) and latents (M, dim) of the batch's real positions."""
@@ -130,9 +133,7 @@ class CodecTrainer(nn.Module):
 
     def _render(self, batch: CodecBatch, vectors: Tensor, d_vector: Tensor) -> dict[str, Tensor]:
         """Losses of the cropped stretch, rendered with the true pitch."""
-        codec = self.codec
-        head = codec.decoder
-        assert isinstance(head, SourceFilter)
+        codec, head = self.codec, self._head
         codes = batch.target_features.shape[1] // self.frames_per_code
         first = batch.start // self.frames_per_code
         padded = F.pad(vectors, (0, 0, 0, codes))
@@ -142,12 +143,7 @@ class CodecTrainer(nn.Module):
         feature = F.mse_loss(codec.postnet(hidden).float(), batch.target_features[..., width:])
         x, log_f0, voicing = head.pitch(hidden + d_vector[:, None])
         distance, voicing_loss = pitch_loss(log_f0.float(), voicing.float(), from_hertz(batch.f0), batch.voiced)
-        filters = head.filters(x, from_hertz(batch.f0), batch.voiced, d_vector)
-        rows = Rows(batch.f0, batch.voiced, *filters)
-        B = len(batch.f0)
-        phase, noise = torch.rand(B, 1), torch.randn(2, B, head.n_fft // 2 + 1, batch.f0.shape[1] + 1)  # drawn alike for every device
-        excitation = pulses(batch.f0, batch.voiced, head.hop_length, codec.config["sample_rate"], phase.to(batch.f0))
-        wav = render(rows, excitation, noise.to(batch.f0), head.n_fft, head.hop_length)
+        wav = self._wave(x, batch.f0, batch.voiced, d_vector)
         mel, contrast = self.mel_loss(wav, batch.wav)
         losses = {
             "mel": mel,
@@ -160,9 +156,40 @@ class CodecTrainer(nn.Module):
             losses["perceptual"] = self.perceptual(wav, batch.wav)
         if self.voice_loss is not None:
             losses["voice"] = self.voice_loss(wav, batch.wav)
+        if self.identity_loss is not None:
+            losses["identity"] = self._identity(self.identity_loss, batch, crop, d_vector, wav)
         if self.adversary is not None:
             losses["adversarial"], losses["discriminator"] = self.adversary.losses(wav, batch.wav)
         return losses
+
+    @property
+    def _head(self) -> SourceFilter:
+        head = self.codec.decoder
+        assert isinstance(head, SourceFilter)
+        return head
+
+    def _wave(self, x: Tensor, f0: Tensor, voiced: Tensor, d_vector: Tensor) -> Tensor:
+        """Hidden frames (B, N, channels), Hz and voicing (B, N) -> waves (B, N * hop_length)."""
+        head = self._head
+        filters = head.filters(x, from_hertz(f0), voiced, d_vector)
+        rows = Rows(f0, voiced, *filters)
+        B = len(f0)
+        phase, noise = torch.rand(B, 1), torch.randn(2, B, head.n_fft // 2 + 1, f0.shape[1] + 1)  # drawn alike for every device
+        excitation = pulses(f0, voiced, head.hop_length, self.codec.config["sample_rate"], phase.to(f0))
+        return render(rows, excitation, noise.to(f0), head.n_fft, head.hop_length)
+
+    def _identity(self, loss: IdentityLoss, batch: CodecBatch, crop: Tensor, d_vector: Tensor, wav: Tensor) -> Tensor:
+        """Of the batch's waves, and of half its codes with voices of the other half, at these voices' median pitch."""
+        voices, half = loss.voices(batch.reference), len(batch.wav) // 2
+        ours = loss(wav, voices)
+        if not half:
+            return ours
+        theirs, d_theirs = voices[-half:], d_vector[-half:]
+        f0, voiced = batch.f0[:half], batch.voiced[:half]
+        f0 = f0 * (median_pitch(batch.f0, batch.voiced)[-half:] / median_pitch(f0, voiced))[:, None]
+        x, _, _ = self._head.pitch(self.codec.prenet(crop[:half], d_theirs) + d_theirs[:, None])
+        exchanged = self._wave(x, f0.clamp(F0_MIN, F0_MAX), voiced, d_theirs)
+        return ours + loss(exchanged, theirs, voices[:half])
 
 
 class CodecRun:
@@ -176,10 +203,13 @@ class CodecRun:
         recipe: CodecRecipe,
         init: Mapping[str, Tensor] | None = None,
         encoder: WhisperVQ | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
-        """`encoder` hears what is rendered, where the recipe weighs that. Raises GPAError."""
+        """`encoder` hears what is rendered and `verifier` who speaks there, where the recipe weighs that. Raises GPAError."""
         if recipe.perceptual and encoder is None:
             raise GPAError("recipe.perceptual needs an encoder that hears: name glm, the linguistic tokenizer's config.json, in the job")
+        if recipe.identity and verifier is None:
+            raise GPAError("recipe.identity needs a net that tells speakers apart: name verifier, the recipe that trained it, in the job")
         if recipe.voice and not recipe.freeze_voice:
             raise GPAError("recipe.voice goes with freeze_voice: true, which keeps the encoder that it asks")
         if recipe.freeze_voice and not recipe.freeze_codes:
@@ -196,6 +226,8 @@ class CodecRun:
         voice = codec.speaker_encoder
         if recipe.voice:
             self.trainer.voice_loss = VoiceLoss(voice.speaker_encoder, codec.mel_transformer)
+        if recipe.identity and verifier is not None:
+            self.trainer.identity_loss = IdentityLoss(verifier)
         speaking = (voice.project, voice.quantizer.project_out) if recipe.freeze_voice else (voice,)
         sounding = [*speaking, codec.prenet, codec.postnet, codec.decoder, self.trainer.classifier]
         if self.trainer.adversary is not None:
@@ -204,7 +236,7 @@ class CodecRun:
         meet = 16 if recipe.freeze_codes else 1  # a codebook that is learned must be the same for all workers in every step
         schedule = Schedule(recipe.steps, recipe.rate, recipe.warmup, seed=recipe.seed, betas=(0.8, 0.98), weight_decay=0.01, meet=meet)
         self.loop = Loop(self.trainer, out, schedule, [p for part in parts for p in part.parameters()])
-        for judged in (self.trainer.perceptual, self.trainer.voice_loss):
+        for judged in (self.trainer.perceptual, self.trainer.voice_loss, self.trainer.identity_loss):
             if judged is not None:
                 judged.to(self.loop.device)
         self.codebook = Codebook(codec.quantizer, recipe.warm)

@@ -188,11 +188,20 @@ class CodecData:
             return np.full_like(f0, 150.0), voiced
         return np.exp(np.interp(np.arange(len(f0)), known, np.log(f0[known]))).astype(np.float32), voiced
 
+    def two_crops(self, speaker: str, seconds: float, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of two utterances of a speaker, or of the only one."""
+        members = self.by_speaker[speaker]
+        i, k = rng.choice(members, 2, replace=len(members) < 2)
+        frames = int(seconds * 16_000) // HOP
+        return self._clip(int(i), frames, rng), self._clip(int(k), frames, rng)
+
     def _reference(self, i: int, rng: np.random.Generator) -> NDArray[np.float32]:
         members = self.by_speaker[self.rows[i].speaker]
         others = [k for k in members if k != i] or members
-        k = others[int(rng.integers(len(others)))]
-        frames, wanted = (self.rows[k].samples or 0) // HOP, self.reference_samples // HOP
+        return self._clip(others[int(rng.integers(len(others)))], self.reference_samples // HOP, rng)
+
+    def _clip(self, i: int, wanted: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Frames from anywhere in an utterance; a short one is tiled, as at inference."""
+        frames = (self.rows[i].samples or 0) // HOP
         first = int(rng.integers(max(0, frames - wanted) + 1))
-        clip = self._wav(k, first, min(wanted, frames))
-        return np.resize(clip, self.reference_samples)  # short clips are tiled, as at inference
+        return np.resize(self._wav(i, first, min(wanted, frames)), wanted * HOP)

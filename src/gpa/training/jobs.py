@@ -33,6 +33,7 @@ from gpa.training.features import prepare_pack
 from gpa.training.linguistic import LinguisticRecipe, LinguisticRun
 from gpa.training.lm import LMRecipe, LMRun
 from gpa.training.tokenize import PackTokenizer
+from gpa.training.verifier import Verifier, VerifierRecipe, VerifierRun
 from gpa.vocab import write_character_tokenizer
 
 STATE = "state.pt"
@@ -49,6 +50,18 @@ class CodecJob:
     recipe: CodecRecipe = field(default_factory=CodecRecipe)
     init: str | None = None  # folder of a run, or of a checkpoint's BiCodec, that starts this one
     glm: str | None = None  # config.json of the linguistic tokenizer: its encoder hears the rendered sound (recipe.perceptual)
+    verifier: str | None = None  # recipe of a trained net that tells speakers apart (recipe.identity)
+
+
+@dataclass(frozen=True)
+class VerifierJob:
+    """Train a net that tells speakers apart."""
+
+    net: str  # config.yaml of the codec, for its mel
+    packs: str
+    out: str
+    recipe: VerifierRecipe = field(default_factory=VerifierRecipe)
+    init: str | None = None  # as a CodecJob's: its speaker encoder starts this one
 
 
 @dataclass(frozen=True)
@@ -88,11 +101,27 @@ def read_job(path: Path, kind: type[strict.T]) -> strict.T:
 def train_codec(path: Path, work: Path) -> Iterator[dict[str, float]]:
     """Run or resume a CodecJob; yields mean losses."""
     job = read_job(path, CodecJob)
-    init = averaged(work / job.init) if job.init else {}
-    if init and not any(name.startswith(CODEC) for name in init):  # of a checkpoint, without what trained it
-        init = {CODEC + name: value for name, value in init.items()}
+    init = _codec_start(work / job.init) if job.init else None
     encoder = _start_whisper(path.parent / job.glm) if job.glm else None
-    yield from CodecRun(_yaml(path.parent / job.net), work / job.packs, work / job.out, job.recipe, init or None, encoder).run()
+    verifier = trained_verifier(path.parent / job.verifier, work) if job.verifier else None
+    yield from CodecRun(_yaml(path.parent / job.net), work / job.packs, work / job.out, job.recipe, init, encoder, verifier).run()
+
+
+def _codec_start(folder: Path) -> dict[str, Tensor]:
+    """Weights of a codec run, or of a checkpoint's codec, by a run's names."""
+    start = averaged(folder)
+    if any(name.startswith(CODEC) for name in start):
+        return start
+    return {CODEC + name: value for name, value in start.items()}  # of a checkpoint, without what trained it
+
+
+def train_verifier(path: Path, work: Path) -> Iterator[dict[str, float]]:
+    """Run or resume a VerifierJob; yields mean losses."""
+    job = read_job(path, VerifierJob)
+    prefix = CODEC + "speaker_encoder.speaker_encoder."
+    init = _codec_start(work / job.init) if job.init else {}
+    ecapa = {name.removeprefix(prefix): value for name, value in init.items() if name.startswith(prefix)}
+    yield from VerifierRun(_yaml(path.parent / job.net), work / job.packs, work / job.out, job.recipe, ecapa or None).run()
 
 
 def train_linguistic(path: Path, work: Path) -> Iterator[dict[str, float]]:
@@ -149,6 +178,15 @@ def trained_codec(path: Path, work: Path) -> BiCodec:
     with torch.no_grad():
         codec.quantizer.codebook.weight.copy_(F.normalize(codec.quantizer.codebook.weight, dim=-1))
     return codec.eval()
+
+
+def trained_verifier(path: Path, work: Path) -> Verifier:
+    """The averaged net of a VerifierJob."""
+    job = read_job(path, VerifierJob)
+    mel, recipe = _yaml(path.parent / job.net)["audio_tokenizer"]["mel_params"], job.recipe
+    verifier = Verifier(mel, recipe.channels, recipe.bottleneck, recipe.dim)
+    verifier.load_state_dict(averaged(work / job.out, "verifier."))
+    return verifier.eval()
 
 
 def trained_reader(path: Path, work: Path) -> Reader | None:

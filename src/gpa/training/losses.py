@@ -14,6 +14,7 @@ from gpa.nets.mel import BiCodecMel, WhisperMel, mel_filters, power_spectra
 from gpa.nets.quantize import FactorizedVQ
 from gpa.nets.speaker import ECAPA
 from gpa.nets.whisper import WhisperVQ
+from gpa.training.verifier import Verifier
 
 RESOLUTIONS = ((256, 64, 20), (512, 128, 40), (1024, 256, 80), (2048, 512, 120))  # n_fft, hop_length, mels
 
@@ -110,6 +111,32 @@ class VoiceLoss(_Listener):
             return F.l1_loss(self._statistics(ours.float()), heard) / heard.abs().mean()
 
 
+class IdentityLoss:
+    """How far a voice is from the one it should be, for a net that tells speakers apart (`gpa.training.verifier`)."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        self.verifier = verifier.eval().requires_grad_(False)
+
+    def to(self, device: torch.device) -> None:
+        """Move it to a device."""
+        self.verifier.to(device)
+
+    def voices(self, wav: Tensor) -> Tensor:
+        """Waves (B, T) -> embeddings (B, dim)."""
+        with torch.no_grad():
+            return self.verifier.embed(wav)
+
+    def __call__(self, ours: Tensor, voices: Tensor, sources: Tensor | None = None) -> Tensor:
+        """Rendered waves (B, T), embeddings of their voices and, where the codes are another speaker's, of that one (B, dim) ->
+        scalar: how much likeness is lacking, and by how much that to the speaker of the codes is more than the two voices have."""
+        heard = self.verifier.embed(ours)
+        lacking = 1 - (heard * voices).sum(-1)
+        if sources is None:
+            return lacking.mean()
+        beyond = ((heard - voices) * sources).sum(-1)
+        return (lacking + beyond.clamp(min=0)).mean()
+
+
 class Quantised(NamedTuple):
     """A straight-through pass: vectors for the decoder, codes (B, N), loss, latents on the unit sphere."""
 
@@ -180,3 +207,9 @@ def pitch_loss(log_f0: Tensor, voicing: Tensor, target: Tensor, voiced: Tensor) 
     weight = voiced + 0.1 * (1 - voiced)
     distance = ((log_f0 - target).abs() * weight).sum() / weight.sum().clamp(min=1)
     return distance, F.binary_cross_entropy_with_logits(voicing, voiced)
+
+
+def median_pitch(f0: Tensor, voiced: Tensor) -> Tensor:
+    """Hz and voicing 0 or 1 (B, N) -> (B,): the median over voiced frames, of all where none is."""
+    silent = voiced.sum(1, keepdim=True) == 0
+    return f0.masked_fill((voiced == 0) & ~silent, torch.nan).nanmedian(1).values
