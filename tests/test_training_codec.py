@@ -222,7 +222,7 @@ def test_median_pitch_is_of_voiced_frames():
 
 
 def test_a_verifier_learns_to_tell_speakers_apart_and_resumes(speakers, tmp_path):
-    recipe = VerifierRecipe(steps=12, speakers=12, rate=5e-3, warmup=2, channels=16, bottleneck=8, dim=12)
+    recipe = VerifierRecipe(steps=12, speakers=12, rate=5e-3, warmup=2, channels=16, bottleneck=8, dim=12, tilt=1.0, noise=0.0)
     run = VerifierRun(tiny_codec(), speakers, tmp_path / "verifier", recipe)
     first, *_, last = run.run(every=2)
     assert last["verifier"] < 0.7 * first["verifier"]
@@ -230,6 +230,18 @@ def test_a_verifier_learns_to_tell_speakers_apart_and_resumes(speakers, tmp_path
     assert list(resumed.run()) == []
     ours, theirs = run.trainer.state_dict(), resumed.trainer.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_a_verifier_hears_each_crop_through_a_channel_of_its_own(speakers, tmp_path):
+    flat = VerifierRun(tiny_codec(), speakers, tmp_path, VerifierRecipe(steps=0, tilt=0, noise=0))
+    wavs = torch.stack([sine(200), sine(330)])
+    torch.testing.assert_close(flat._through_channels(wavs), wavs, atol=1e-5, rtol=0)
+    noisy = VerifierRun(tiny_codec(), speakers, tmp_path, VerifierRecipe(steps=0, tilt=0, noise=1, snr=(20.0, 20.0)))
+    noise = noisy._through_channels(wavs) - wavs
+    torch.testing.assert_close(20 * (wavs.norm(dim=1) / noise.norm(dim=1)).log10(), torch.full((2,), 20.0), atol=0.1, rtol=0)
+    tilted = VerifierRun(tiny_codec(), speakers, tmp_path, VerifierRecipe(steps=0, tilt=6.0, noise=0))
+    gains = tilted._through_channels(wavs[:1].repeat(50, 1)).norm(dim=1) / wavs[0].norm()
+    assert 3 < (20 * gains.log10()).std() < 9
 
 
 def test_a_verifier_starts_from_the_frame_map_of_a_codec(speakers, tmp_path):

@@ -1,7 +1,8 @@
 """Trains a net that tells speakers apart: what the codec's `identity` loss asks, and nothing that is shipped.
 
 ECAPA-TDNN on the codec's own packs. Two crops of each speaker of a batch must find each other among all others (NT-Xent,
-arXiv:2002.05709, with a scale that is learned); most people of the corpora speak one clip only, whose crops then are both.
+arXiv:2002.05709, with a scale that is learned); most people of the corpora speak one clip only, whose crops then are both. Each crop
+comes through a channel of its own, so that it is the voice that is known again and not the room, the microphone or the noise.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gpa.training.loop import Loop, Losses, Schedule
 
 UNLIKELY = -1e4  # logit of a crop for itself
 LOUDNESS = (-6.0, 3.0)  # dB
+BANDS = 8  # of a channel's filter and of its noise's colour
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class VerifierRecipe:
     rate: float = 1.0e-3
     warmup: int = 50
     seconds: float = 2.0  # of a crop
+    tilt: float = 6.0  # dB, deviation of a channel's gain in each band; 0: every channel is flat
+    noise: float = 0.5  # share of crops with noise, SNR (dB) below
+    snr: tuple[float, float] = (10.0, 40.0)
     seed: int = 0
     channels: int = 128
     bottleneck: int = 64
@@ -114,4 +119,22 @@ class VerifierRun:
         crops = np.array([corpus.two_crops(speaker, recipe.seconds, rng) for speaker in speakers])  # (S, 2, T)
         gains = 10 ** (rng.uniform(*LOUDNESS, (len(speakers), 2, 1)) / 20)
         first, second = torch.from_numpy((crops * gains).astype(np.float32)).unbind(1)
-        return first, second
+        return self._through_channels(first), self._through_channels(second)
+
+    def _through_channels(self, wav: Tensor) -> Tensor:
+        """Waves (S, T), each with a filter and noise of its own; drawn from torch's generator, which the loop sets."""
+        recipe, (S, T) = self.recipe, wav.shape
+        spectrum = torch.fft.rfft(wav)
+        filtered = spectrum * _curves(S, spectrum.shape[1], recipe.tilt)
+        hiss = torch.fft.rfft(torch.randn_like(wav)) * _curves(S, spectrum.shape[1], recipe.tilt)
+        low, high = recipe.snr
+        ratio = 10 ** (-(low + (high - low) * torch.rand(S, 1)) / 20) * (torch.rand(S, 1) < recipe.noise)
+        loudness = filtered.norm(dim=1, keepdim=True) / hiss.norm(dim=1, keepdim=True)
+        heard: Tensor = torch.fft.irfft(filtered + ratio * loudness * hiss, T)
+        return heard
+
+
+def _curves(count: int, bins: int, deviation: float) -> Tensor:
+    """`count` smooth gains over linear frequency (count, bins), of `deviation` dB in each of BANDS."""
+    decibels = F.interpolate(deviation * torch.randn(count, 1, BANDS), bins, mode="linear", align_corners=True)[:, 0]
+    return 10 ** (decibels / 20)
