@@ -57,8 +57,9 @@ class Adversary(nn.Module):
         self.discriminators = nn.ModuleList([SpectrogramDiscriminator(*resolution, width) for resolution in RESOLUTIONS])
 
     def losses(self, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-        """Rendered and recorded waves (B, T) -> the decoder's loss, which leaves the discriminators alone, and the
-        discriminators', which leaves the decoder alone (both scalars)."""
+        """Rendered waves (B + K, T), of which the first B have a recording, and these (B, T) -> the decoder's loss, which leaves the
+        discriminators alone, and the discriminators', which leaves the decoder alone (both scalars)."""
+        paired = len(theirs)
         deceive, tell = [], []
         for net in self.discriminators:
             recorded, rendered = net(theirs), net(ours.detach())
@@ -66,6 +67,6 @@ class Adversary(nn.Module):
             net.requires_grad_(False)
             fake = net(ours)
             net.requires_grad_(True)
-            apart = [F.l1_loss(a.float(), b.detach().float()) for a, b in zip(fake.states, recorded.states, strict=True)]
+            apart = [F.l1_loss(a[:paired].float(), b.detach().float()) for a, b in zip(fake.states, recorded.states, strict=True)]
             deceive.append((fake.scores - 1).square().mean() + MATCHING * torch.stack(apart).mean())
         return torch.stack(deceive).mean(), torch.stack(tell).mean()

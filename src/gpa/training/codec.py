@@ -156,10 +156,12 @@ class CodecTrainer(nn.Module):
             losses["perceptual"] = self.perceptual(wav, batch.wav)
         if self.voice_loss is not None:
             losses["voice"] = self.voice_loss(wav, batch.wav)
+        exchanged = wav[:0]
         if self.identity_loss is not None:
-            losses["identity"] = self._identity(self.identity_loss, batch, crop, d_vector, wav)
+            exchanged = self._exchange(batch, crop, d_vector) if len(crop) > 1 else exchanged
+            losses["identity"] = self._identity(self.identity_loss, batch.reference, wav, exchanged)
         if self.adversary is not None:
-            losses["adversarial"], losses["discriminator"] = self.adversary.losses(wav, batch.wav)
+            losses["adversarial"], losses["discriminator"] = self.adversary.losses(torch.cat([wav, exchanged]), batch.wav)
         return losses
 
     @property
@@ -178,18 +180,20 @@ class CodecTrainer(nn.Module):
         excitation = pulses(f0, voiced, head.hop_length, self.codec.config["sample_rate"], phase.to(f0))
         return render(rows, excitation, noise.to(f0), head.n_fft, head.hop_length)
 
-    def _identity(self, loss: IdentityLoss, batch: CodecBatch, crop: Tensor, d_vector: Tensor, wav: Tensor) -> Tensor:
-        """Of the batch's waves, and of half its codes with voices of the other half, at these voices' median pitch."""
-        voices, half = loss.voices(batch.reference), len(batch.wav) // 2
+    def _exchange(self, batch: CodecBatch, crop: Tensor, d_vector: Tensor) -> Tensor:
+        """Codes of the batch's first half in voices of its last, at these voices' median pitch: waves (B // 2, T)."""
+        half = len(crop) // 2
+        last = slice(len(crop) - half, None)
+        f0, voiced, d_vector = batch.f0[:half], batch.voiced[:half], d_vector[last]
+        f0 = f0 * (median_pitch(batch.f0[last], batch.voiced[last]) / median_pitch(f0, voiced))[:, None]
+        x, _, _ = self._head.pitch(self.codec.prenet(crop[:half], d_vector) + d_vector[:, None])
+        return self._wave(x, f0.clamp(F0_MIN, F0_MAX), voiced, d_vector)
+
+    def _identity(self, loss: IdentityLoss, references: Tensor, wav: Tensor, exchanged: Tensor) -> Tensor:
+        """Of the batch's waves, and of those with exchanged voices."""
+        voices, half = loss.voices(references), len(exchanged)
         ours = loss(wav, voices)
-        if not half:
-            return ours
-        theirs, d_theirs = voices[-half:], d_vector[-half:]
-        f0, voiced = batch.f0[:half], batch.voiced[:half]
-        f0 = f0 * (median_pitch(batch.f0, batch.voiced)[-half:] / median_pitch(f0, voiced))[:, None]
-        x, _, _ = self._head.pitch(self.codec.prenet(crop[:half], d_theirs) + d_theirs[:, None])
-        exchanged = self._wave(x, f0.clamp(F0_MIN, F0_MAX), voiced, d_theirs)
-        return ours + loss(exchanged, theirs, voices[:half])
+        return ours + loss(exchanged, voices[-half:], voices[:half]) if half else ours
 
 
 class CodecRun:
