@@ -141,8 +141,8 @@ def test_recipes_of_the_embedded_checkpoint_fit_each_other() -> None:
         lm = jobs.read_job(RECIPE / name, jobs.LMJob)
         assert (lm.codec, lm.glm) == (codec.net, linguistic.net)
         assert lm.recipe.tts + lm.recipe.asr + lm.recipe.vc == pytest.approx(1)
-    assert codec.verifier is not None
-    verifier = jobs.read_job(RECIPE / codec.verifier, jobs.VerifierJob)
+    verifier = jobs.read_job(RECIPE / "verifier.yaml", jobs.VerifierJob)
+    assert verifier.init == jobs.read_job(RECIPE / "codec.yaml", jobs.CodecJob).out
     assert codec.packs == linguistic.packs == release.packs == verifier.packs
     assert release.default_voice in release.voices
     tokenised = jobs.read_job(RECIPE / "decoder.yaml", jobs.CodecJob)  # by train.sh
