@@ -244,6 +244,15 @@ def test_a_verifier_hears_each_crop_through_a_channel_of_its_own(speakers, tmp_p
     assert 3 < (20 * gains.log10()).std() < 9
 
 
+def test_a_verifier_needs_two_speakers(speakers, tmp_path):
+    rows = [row for row in manifest.read(speakers / "s.jsonl") if row.speaker == "p0"]
+    manifest.write(tmp_path / "s.jsonl", rows)
+    for name in ("s.pcm", "s.features.npy", "s.f0.npy"):
+        (tmp_path / name).symlink_to(speakers / name)
+    with pytest.raises(GPAError, match="one speaker only, p0"):
+        VerifierRun(tiny_codec(), tmp_path, tmp_path / "verifier", VerifierRecipe())
+
+
 def test_a_verifier_starts_from_the_frame_map_of_a_codec(speakers, tmp_path):
     recipe = VerifierRecipe(steps=0, channels=16, bottleneck=8, dim=12)
     start = {

@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpa.errors import GPAError
 from gpa.nets.mel import BiCodecMel, power_spectra
 from gpa.nets.speaker import ECAPA
+from gpa.training.checkpoint import load_matching
 from gpa.training.codec_data import CodecData
 from gpa.training.loop import Loop, Losses, Schedule
 
@@ -78,7 +80,8 @@ class VerifierTrainer(nn.Module):
         speakers = len(first)
         other = torch.arange(2 * speakers, device=embeddings.device).roll(speakers)
         itself = torch.eye(2 * speakers, device=embeddings.device)
-        scores = self.scale * embeddings @ embeddings.T + UNLIKELY * itself
+        with torch.autocast(embeddings.device.type, enabled=False):  # scores of two speakers differ by little
+            scores = self.scale * embeddings @ embeddings.T + UNLIKELY * itself
         return F.cross_entropy(scores, other), (scores.argmax(1) == other).float().mean()
 
 
@@ -91,12 +94,14 @@ class VerifierRun:
         """`init` are weights of a codec's ECAPA, whose frame map the run starts from. Raises GPAError."""
         self.recipe = recipe
         self.corpus = CodecData(data)
+        if len(self.corpus.by_speaker) < 2:
+            raise GPAError(f"{data} holds one speaker only, {self.corpus.rows[0].speaker}: there is nobody to be told apart from")
         self.weights = self.corpus.weights(recipe.shares)
         torch.manual_seed(recipe.seed)
         trainer = VerifierTrainer(config["audio_tokenizer"]["mel_params"], recipe)
         if init is not None:
             pooled = ("pool.", "bn.", "linear.")  # the codec's stand untrained
-            trainer.verifier.encoder.load_state_dict({k: v for k, v in init.items() if not k.startswith(pooled)}, strict=False)
+            load_matching(trainer.verifier.encoder, {k: v for k, v in init.items() if not k.startswith(pooled)})
         self.trainer = trainer
         self.loop = Loop(trainer, out, Schedule(recipe.steps, recipe.rate, recipe.warmup, 0.5, seed=recipe.seed))
 
