@@ -80,6 +80,11 @@ class BiCodecMel(nn.Module):
         """(B, T) -> (B, num_mels, frames)."""
         return self.compressed(power_spectra(wav, self.n_fft, self.hop_length, self.window).sqrt())
 
+    def differentiable(self, wav: Tensor) -> Tensor:
+        """The same with a gradient everywhere: a bin of a rendered frame may come to nothing at all, whose magnitude has none."""
+        power = power_spectra(wav, self.n_fft, self.hop_length, self.window)
+        return self.compressed((power + 1e-12).sqrt())
+
     def compressed(self, magnitude: Tensor) -> Tensor:
         """Magnitude spectra (B, n_fft // 2 + 1, frames) -> (B, num_mels, frames)."""
         mel: Tensor = self.filters @ magnitude

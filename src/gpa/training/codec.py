@@ -186,7 +186,7 @@ class CodecTrainer(nn.Module):
         last = slice(len(crop) - half, None)
         f0, voiced, d_vector = batch.f0[:half], batch.voiced[:half], d_vector[last]
         f0 = f0 * (median_pitch(batch.f0[last], batch.voiced[last]) / median_pitch(f0, voiced))[:, None]
-        x, _, _ = self._head.pitch(self.codec.prenet(crop[:half], d_vector) + d_vector[:, None])
+        x, _, _ = self._head.pitch(self.codec.frames(crop[:half], d_vector))
         return self._wave(x, f0.clamp(F0_MIN, F0_MAX), voiced, d_vector)
 
     def _identity(self, loss: IdentityLoss, references: Tensor, wav: Tensor, exchanged: Tensor) -> Tensor:

@@ -98,9 +98,7 @@ class VoiceLoss(_Listener):
         super().__init__(deepcopy(encoder), deepcopy(mel))
 
     def _statistics(self, wav: Tensor) -> Tensor:
-        # the lowest and the highest bin are real and may come to nothing at all, whose magnitude has no gradient
-        power = power_spectra(wav, self.mel.n_fft, self.mel.hop_length, self.mel.window) + 1e-12
-        channels = self.encoder.features(self.mel.compressed(power.sqrt()).transpose(1, 2))
+        channels = self.encoder.features(self.mel.differentiable(wav).transpose(1, 2))
         return torch.cat([channels.mean(2), channels.var(2).add(1e-7).sqrt()], 1)
 
     def __call__(self, ours: Tensor, theirs: Tensor) -> Tensor:

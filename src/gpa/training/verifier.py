@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpa.errors import GPAError
-from gpa.nets.mel import BiCodecMel, power_spectra
+from gpa.nets.mel import BiCodecMel
 from gpa.nets.speaker import ECAPA
 from gpa.training.checkpoint import load_matching
 from gpa.training.codec_data import CodecData
@@ -60,9 +60,7 @@ class Verifier(nn.Module):
     def embed(self, wav: Tensor) -> Tensor:
         """Waves (B, T) -> (B, dim), in float32 whatever is around it."""
         with torch.autocast(wav.device.type, enabled=False):
-            # of a rendered frame a bin may come to nothing at all, whose magnitude has no gradient
-            power = power_spectra(wav.float(), self.mel.n_fft, self.mel.hop_length, self.mel.window) + 1e-12
-            channels = self.encoder.features(self.mel.compressed(power.sqrt()).transpose(1, 2))
+            channels = self.encoder.features(self.mel.differentiable(wav.float()).transpose(1, 2))
             return F.normalize(self.encoder.x_vector(channels), dim=-1)
 
 
