@@ -159,7 +159,7 @@ def spoken_by(codec: BiCodec) -> str:
 def chunked(codec: BiCodec, examples: int) -> None:
     """`examples` random ways to cut codes of random number, against decoding them at once. A window is decoded once: a net is a
     pure function of it, and which windows it is asked for is what is tested."""
-    voice = range(codec.token_num)
+    voice, tone = range(codec.token_num), range(-6, 6) if codec.parametric else ()
     seen = dict[bytes, dict[str, np.ndarray]]()
 
     def once(net: Decode, **fed: np.ndarray) -> dict[str, np.ndarray]:
@@ -172,12 +172,12 @@ def chunked(codec: BiCodec, examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     def law(count: int, sizes: list[int]) -> None:
         codes = codes_of(count)
-        stream = codec.stream(voice, seed=5)
+        stream = codec.stream(voice, seed=5, tone=tone)
         pieces = [stream.push(codes[piece].tolist()) for piece in cut(count, sizes)]
         wav = np.concatenate([*pieces, stream.flush()])
         assert wav.dtype == np.float32
         assert wav.shape == (count * codec.samples_per_code,)
-        assert np.array_equal(wav, codec.decode(codes.tolist(), voice, seed=5))
+        assert np.array_equal(wav, codec.decode(codes.tolist(), voice, seed=5, tone=tone))
 
     with pytest.MonkeyPatch.context() as patch:
         for name in {"decoder", spoken_by(codec)}:
@@ -408,6 +408,8 @@ def test_a_wave_generator_waits_for_all_it_hears(codecs: dict[str, BiCodec]) -> 
         codec.stream(range(codec.token_num), lookahead=3)
     with pytest.raises(CheckpointError, match="no pitch"):
         codec.stream(range(codec.token_num), f0_scale=1.1)
+    with pytest.raises(CheckpointError, match="legal: a voice without"):
+        codec.stream(range(codec.token_num), tone=[1, 2])
 
 
 def test_seed_and_pitch(codecs: dict[str, BiCodec]) -> None:

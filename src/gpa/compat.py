@@ -59,7 +59,7 @@ class ReferenceGPA(GPA):
         return self._spoken(prompt.vc(self.vocab, target.codes, self.semantic_codes(wav)), target, drawn, outcome)
 
     def _spoken(self, asked: Prompt, voice: Voice, sampling: Sampling, outcome: Outcome, speed: float = 1.0) -> Stream:
-        decoder, stretcher = self.bicodec.stream(voice.codes, sampling.seed), Stretcher(speed, self.sample_rate)
+        decoder, stretcher = self.bicodec.stream(voice.codes, sampling.seed, tone=voice.tone), Stretcher(speed, self.sample_rate)
         for code in self.semantic(asked, replace(sampling, max_new_ids=MAX_NEW_IDS, min_new_ids=0), outcome):
             yield stretcher.push(decoder.push([code]))
         yield stretcher.push(decoder.flush())
@@ -69,9 +69,7 @@ class ReferenceGPA(GPA):
         """A file: its first channel, by the published volume rule. Anything else: the mean, its peak brought to 0.9."""
         of_file = isinstance(sound, (str, os.PathLike))
         clip = self._first_channel(sound) if of_file else self._whole(sound)
-        codes = self.bicodec.voice(clip, "" if of_file else "peak")
-        semantic = tuple(self.semantic_codes(clip)) if transcript else ()
-        return Voice(tuple(map(int, codes)), self.vocab.bicodec_global.size, name, transcript, semantic)
+        return self._voice_from(clip, self.bicodec.voice(clip, "" if of_file else "peak"), name, transcript)
 
     def _first_channel(self, sound: Sound) -> Wav:
         blocks = audio.blocks(cast("Source", sound), self.sample_rate, sounds.BLOCK, MAX_SECONDS, first=True)

@@ -26,6 +26,7 @@ from gpa.sounds import Sound
 from gpa.speaking import Manner, pieces_of, speak
 from gpa.stretch import Stretcher
 from gpa.text import Piece
+from gpa.tokenizers.glm import Codes
 from gpa.voice import Voice
 from gpa.watermark import Watermark
 
@@ -207,8 +208,14 @@ class GPA(Parts):
         if len(clip) < REFERENCE[0] * self.sample_rate or np.abs(clip).max() < SILENT:
             found = f"{len(clip) / self.sample_rate:.2f} s with a peak of {np.abs(clip).max():.4f}"
             raise AudioError(f"no voice can be heard in a clip of {found} (legal: {REFERENCE[0]:g} s and more of speech)")
-        semantic = tuple(self.semantic_codes(clip)) if transcript else ()
-        return Voice(tuple(map(int, self.bicodec.voice(clip))), self.vocab.bicodec_global.size, name, transcript, semantic)
+        return self._voice_from(clip, self.bicodec.voice(clip), name, transcript)
+
+    def _voice_from(self, clip: Wav, codes: Codes, name: str, transcript: str) -> Voice:
+        """A clip (T,) and its global codes -> a Voice."""
+        semantic = self.semantic_codes(clip) if transcript or self.bicodec.tone_bands else []
+        tone = self.bicodec.tone(clip, semantic, codes)
+        said = tuple(semantic) if transcript else ()
+        return Voice(tuple(map(int, codes)), self.vocab.bicodec_global.size, name, transcript, said, tuple(tone))
 
     # ---- the end ----
 

@@ -1,4 +1,4 @@
-"""Voice: the global codes of a speaker, in memory and as a file of less than 1 KB (with a transcript: 8 KB).
+"""Voice: the global codes of a speaker and the tone they leave out, as a file of less than 1 KB (with a transcript: 8 KB).
 
 A voice is made from a clip by `GPA.voice`, once, and kept. The codes mean something only to checkpoints with the same
 codebook: its size and the number of codes are part of the voice and are checked where it is used.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gpa import strict
 from gpa.errors import GPAError
+from gpa.tokenizers.tone import MOST
 
 FORMAT = "gpa-voice-1"
 MAX_BYTES, MAX_BYTES_TRANSCRIBED = 1000, 8000  # of a voice file
@@ -22,13 +23,15 @@ MAX_NAME = 80  # characters
 class Voice:
     """`codes` of one speaker, each in 0 .. codebook_size - 1.
 
-    `transcript` and `semantic`, both or neither: what is said in the clip, and its semantic codes; speech goes on from them."""
+    `transcript` and `semantic`, both or neither: what is said in the clip, and its semantic codes; speech goes on from them.
+    `tone`: how much stronger the clip is than what is rendered of its codes (`gpa.tokenizers.tone`); none for most checkpoints."""
 
     codes: tuple[int, ...]
     codebook_size: int
     name: str = ""
     transcript: str = ""
     semantic: tuple[int, ...] = ()
+    tone: tuple[int, ...] = ()  # half decibels in mel bands: of unvoiced frames, then of voiced ones
 
     def __post_init__(self) -> None:
         if not self.codes or any(not 0 <= code < self.codebook_size for code in self.codes):
@@ -36,12 +39,14 @@ class Voice:
         if bool(self.transcript) != bool(self.semantic):
             found = f"a transcript of {len(self.transcript)} characters and {len(self.semantic)} semantic codes"
             raise ValueError(f"the voice has {found} (legal: both or neither)")
+        if len(self.tone) % 2 or any(abs(gain) > MOST for gain in self.tone):
+            raise ValueError(f"the voice has the tone {list(self.tone)} (legal: an even count of gains in -{MOST}..{MOST})")
         if len(self.name) > MAX_NAME:
             raise ValueError(f"the voice's name has {len(self.name)} characters (legal: up to {MAX_NAME})")
 
     def save(self, path: str | Path) -> None:
         """Write as JSON. Raises GPAError: not writable."""
-        facts = {key: value for key, value in asdict(self).items() if self.transcript or key not in ("transcript", "semantic")}
+        facts = {key: value for key, value in asdict(self).items() if value or key not in ("transcript", "semantic", "tone")}
         text = json.dumps({"format": FORMAT, **facts}, ensure_ascii=False) + "\n"
         most = MAX_BYTES_TRANSCRIBED if self.transcript else MAX_BYTES
         if len(text.encode()) > most:

@@ -84,7 +84,7 @@ def _reconstruct(model: GPA) -> Callable[[Wav], Wav]:
     """Through the codec and back, in the clip's own voice."""
 
     def reconstruct(wav: Wav) -> Wav:
-        _, states = model.glm.encode_with_features(wav)
-        return model.bicodec.decode(model.bicodec.encode(wav if states is None else states), model.bicodec.voice(wav))
+        codes, voice = model.semantic_codes(wav), model.bicodec.voice(wav)
+        return model.bicodec.decode(codes, voice, tone=model.bicodec.tone(wav, codes, voice))
 
     return reconstruct

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from gpa.audio import Wav
 from gpa.errors import AudioError, CheckpointError
 from gpa.nets.net import Net, load_net
 from gpa.tokenizers import volume
-from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
+from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis, synthesis_of
 from gpa.tokenizers.glm import Codes, GLMTokenizer
+from gpa.tokenizers.tone import fit, with_tone
 from gpa.tokenizers.turns import Listener, Turns, lanes
 from gpa.tokenizers.window import MOST_SECONDS, receptive_field, samples_per_code, stretches
 
@@ -56,8 +57,9 @@ class BiCodec:
         self._frames_per_code = math.prod(c["encoder"]["sample_ratios"])
         self._reference_samples = int(self.sample_rate * config["ref_segment_duration"]) // self.samples_per_code * self.samples_per_code
         self._level = volume.rule(config, "quantile" if config.get("volume_normalize") else "none")
-        self._head: dict[str, Any] = c["decoder"]
+        self._config = config
         self.own_features = config.get("features", "wav2vec2") == "wav2vec2"  # and so encodes a wav by itself
+        self.tone_bands: int = config.get("tone_bands", 0)
         self.voice_codebook_size = math.prod(c["speaker_encoder"]["fsq_levels"])
         made = samples_per_code(config)
         if made != self.samples_per_code:
@@ -103,9 +105,17 @@ class BiCodec:
         levelled = (volume.RULES[level] if level else self._level)(np.asarray(wav, np.float32))
         return np.resize(levelled, self._reference_samples)
 
-    def decode(self, codes: Iterable[int], voice: Iterable[int], seed: int = 0, f0_scale: float = 1.0) -> Wav:
+    def tone(self, wav: Wav, codes: Sequence[int], voice: Codes) -> list[int]:
+        """A clip (T,) at `sample_rate`, its semantic codes (N,) and global codes -> what these leave out of the voice, for `stream`:
+        gains in half decibels, none where the config names no `tone_bands`."""
+        if not self.tone_bands or not len(codes):
+            return []
+        rows = self.rows(np.array(codes)[None], voice[None], (0, 0))
+        return fit(rows, self._level(wav), lambda: self.synthesis(0), self.tone_bands)
+
+    def decode(self, codes: Iterable[int], voice: Iterable[int], seed: int = 0, f0_scale: float = 1.0, tone: Sequence[int] = ()) -> Wav:
         """Semantic codes (N,) and global codes (token_num,) -> wav (N * samples_per_code,). `seed` draws the noise."""
-        stream = self.stream(voice, seed, f0_scale=f0_scale)
+        stream = self.stream(voice, seed, f0_scale=f0_scale, tone=tone)
         return np.concatenate([stream.push(codes), stream.flush()])
 
     def stream(
@@ -116,20 +126,24 @@ class BiCodec:
         f0_scale: float = 1.0,
         longest: float = MOST_SECONDS,
         listener: Listener | None = None,
+        tone: Sequence[int] = (),
     ) -> SpeechStream:
         """A stream that gives the samples of `decode`, as codes come.
 
         `lookahead` (source-filter heads only): codes to wait for behind those that are decoded. Fewer than `field.after` (None:
-        exactly these) start earlier, but the samples differ from `decode`. `f0_scale` (these only) multiplies the pitch. `longest`:
-        seconds decoded at once; fewer are more work and less delay (of live talk). `listener`: who heard what was said before,
-        if it is not the first of several utterances: the more that was, the more of this one may be decoded at once.
+        exactly these) start earlier, but the samples differ from `decode`. `f0_scale` (these only) multiplies the pitch, `tone`
+        (these only) is what `tone` found of the voice. `longest`: seconds decoded at once; fewer are more work and less delay (of
+        live talk). `listener`: who heard what was said before, if it is not the first of several utterances: the more that was, the
+        more of this one may be decoded at once.
         Raises CheckpointError."""
         listener = listener or Listener()
         if self.parametric:
             after = self.field.after if lookahead is None else lookahead
-            return RowsStream(self, voice, seed, after, f0_scale, longest, listener)
+            return RowsStream(self, voice, seed, after, f0_scale, tone, longest, listener)
         if f0_scale != 1:
             raise CheckpointError("this checkpoint's decoder has no pitch to scale (legal: f0_scale 1)")
+        if tone:
+            raise CheckpointError("the voice has a tone, and this checkpoint's decoder gives no rows for it (legal: a voice without)")
         if lookahead not in (None, self.field.after):
             raise CheckpointError(f"this checkpoint's decoder waits for all that it hears (legal: lookahead {self.field.after})")
         return WaveStream(self, voice, min(longest, MOST_PIECE), listener)
@@ -137,11 +151,16 @@ class BiCodec:
     @property
     def parametric(self) -> bool:
         """Whether the decoder gives rows of a source-filter head, not samples."""
-        return self._head.get("kind") == "source_filter"
+        return bool(self._config["audio_tokenizer"]["decoder"].get("kind") == "source_filter")
 
     def synthesis(self, seed: int) -> SourceFilterSynthesis:
         """What turns the rows of one utterance into samples."""
-        return SourceFilterSynthesis(self._head.get("n_fft", 640), self._head.get("hop_length", 160), self.sample_rate, seed)
+        return synthesis_of(self._config, seed)
+
+    def rows(self, codes: Codes, voice: Codes, skip: tuple[int, int]) -> Rows:
+        """Of a source-filter head: codes (1, N) and global codes (1, token_num) -> rows of all frames but `skip` at either end."""
+        out = self.decoder(codes=codes, voice=voice, skip=np.array(skip))
+        return Rows(*(out[name][0] for name in Rows._fields))
 
     @cached_property
     def decoder(self) -> Net:
@@ -264,10 +283,18 @@ class RowsStream(SpeechStream):
     """Of a source-filter head: every stretch is decoded with the codes around it that it depends on, and then synthesised."""
 
     def __init__(
-        self, codec: BiCodec, voice: Iterable[int], seed: int, lookahead: int, f0_scale: float, longest: float, listener: Listener
+        self,
+        codec: BiCodec,
+        voice: Iterable[int],
+        seed: int,
+        lookahead: int,
+        f0_scale: float,
+        tone: Sequence[int],
+        longest: float,
+        listener: Listener,
     ) -> None:
         super().__init__(codec, voice, longest, listener)
-        self._lookahead, self._f0_scale = lookahead, np.float32(f0_scale)
+        self._lookahead, self._f0_scale, self._tone = lookahead, np.float32(f0_scale), tuple(tone)
         self._synthesis = codec.synthesis(seed)
         # rows that the head gives for a frame
         self._per_frame = codec.samples_per_code // codec.field.frames_per_code // self._synthesis.hop_length
@@ -293,12 +320,12 @@ class RowsStream(SpeechStream):
         first, last = self._before * per, (self._before + size) * per  # frames
         start, stop = max(0, first - field.head_before), min(len(window) * per, last + field.head_after)
         with self._codec.turns.turn(self._listener.due):
-            out = self._codec.decoder(codes=window[None], voice=self._voice, skip=np.array([start, len(window) * per - stop]))
+            found = self._codec.rows(window[None], self._voice, (start, len(window) * per - stop))
         self._listener.give(size / self._codec.frame_rate)
         used = self._before + size - field.before
         self._codes, self._before = self._codes[max(0, used) :], self._before + size - max(0, used)
         part = slice((first - start) * self._per_frame, (last - start) * self._per_frame)
-        rows = Rows(*(out[name][0, part] for name in Rows._fields))
+        rows = with_tone(Rows(*(x[part] for x in found)), self._tone, self._codec.sample_rate)
         return self._synthesis.push(rows._replace(f0=rows.f0 * self._f0_scale)).astype(np.float32)
 
 

@@ -7,7 +7,7 @@ known (`lookahead`).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,10 @@ class SourceFilterSynthesis:
         self._waiting = self._waiting.then(last) if self._waiting is not None else last
         end = self._synthesise(np.zeros(self.n_fft // 2))
         return np.concatenate([settled, end, self._drain(self.n_fft // 2 - self.hop_length)])
+
+    def whole(self, rows: Rows) -> Array:
+        """All rows of an utterance -> all its samples (N * hop_length,)."""
+        return np.concatenate([self.push(rows), self.flush()])
 
     def _settle(self, rows: Rows, following: NDArray[np.float32]) -> Array:
         """Rows and the f0 after each -> samples."""
@@ -162,3 +166,9 @@ class SourceFilterSynthesis:
         self._wave = np.concatenate([self._wave[count:], empty])[: self.n_fft]
         self._envelope = np.concatenate([self._envelope[count:], empty])[: self.n_fft]
         return wave
+
+
+def synthesis_of(config: dict[str, Any], seed: int = 0) -> SourceFilterSynthesis:
+    """The synthesis of one utterance, as a codec's config.yaml has its head."""
+    head = config["audio_tokenizer"]["decoder"]
+    return SourceFilterSynthesis(head.get("n_fft", 640), head.get("hop_length", 160), config["sample_rate"], seed)

@@ -13,13 +13,17 @@ import torch
 from torch import Tensor
 
 from gpa import hub, strict
+from gpa.audio import Wav
 from gpa.data import manifest
 from gpa.data.pack import level
 from gpa.errors import GPAError
-from gpa.nets.bicodec import BiCodec
 from gpa.nets.folders import write_bicodec, write_glm, write_lm
+from gpa.nets.source_filter import Rows as TorchRows
 from gpa.ngrams import FILE as NGRAMS
+from gpa.tokenizers.excitation import Rows, synthesis_of
+from gpa.tokenizers.tone import fit
 from gpa.training.jobs import LinguisticJob, LMJob, averaged, read_job, trained_codec, trained_glm
+from gpa.training.tokenize import PackTokenizer
 from gpa.vocab import PAD, STOP, Vocab
 from gpa.voice import Voice
 
@@ -73,8 +77,9 @@ def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
     if job.ngrams:
         shutil.copyfile(work / job.ngrams, out / NGRAMS)
     (out / "voices").mkdir(exist_ok=True)
+    tokenizer = PackTokenizer(codec, glm)
     for name, spec in job.voices.items():
-        _voice(name, spec, work / job.packs, codec).save(out / "voices" / f"{name}.json")
+        _voice(name, _clip(name, spec, work / job.packs), tokenizer).save(out / "voices" / f"{name}.json")
     sampling = {task: {k: v for k, v in asdict(said).items() if v is not None} for task, said in job.sampling.items()}
     (out / "generation_config.json").write_text(json.dumps(sampling, indent=1) + "\n")
     sources = (*_credits(work, job.packs, job.heard), *job.texts, WHISPER)
@@ -101,8 +106,8 @@ def _write_lm(job: LMJob, work: Path, out: Path) -> None:
     write_lm(job.shape.config(vocab.size), _half(averaged(folder)), out, vocab.special(STOP), vocab.special(PAD))
 
 
-def _voice(name: str, spec: VoiceSpec, packs: Path, codec: BiCodec) -> Voice:
-    """Global codes of six seconds of a speaker: as many utterances as that takes, end to end."""
+def _clip(name: str, spec: VoiceSpec, packs: Path) -> Wav:
+    """Six seconds of a speaker: as many utterances as that takes, end to end."""
     rows = [row for row in manifest.read(packs / f"{spec.pack}.jsonl") if row.speaker == spec.speaker]
     wanted = REFERENCE_SECONDS * manifest.PACK_RATE
     clip = np.zeros(0, np.float32)
@@ -112,6 +117,19 @@ def _voice(name: str, spec: VoiceSpec, packs: Path, codec: BiCodec) -> Voice:
             break
     if not len(clip):
         raise GPAError(f"voice {name!r}: {packs / spec.pack}.jsonl has no utterance of {spec.speaker!r}")
-    with torch.inference_mode():
-        codes = codec.tokenize_voice(torch.from_numpy(level(np.resize(clip, wanted)))[None])[0]
-    return Voice(tuple(codes.tolist()), int(np.prod(codec.config["audio_tokenizer"]["speaker_encoder"]["fsq_levels"])), name)
+    return level(np.resize(clip, wanted))
+
+
+@torch.inference_mode()
+def _voice(name: str, clip: Wav, tokenizer: PackTokenizer) -> Voice:
+    """Global codes and tone of a clip (T,)."""
+    codec = tokenizer.codec
+    codes = codec.tokenize_voice(torch.from_numpy(clip)[None])
+    tone: list[int] = []
+    if bands := codec.config.get("tone_bands", 0):
+        semantic, _, _ = tokenizer.encode([clip], tokenizer.features([clip]))[0]
+        rows = codec.detokenize(torch.from_numpy(semantic.astype(np.int64))[None], codes)
+        assert isinstance(rows, TorchRows)  # what has a tone has a source-filter head
+        tone = fit(Rows(*(x[0].numpy() for x in rows)), clip, lambda: synthesis_of(codec.config), bands)
+    book = int(np.prod(codec.config["audio_tokenizer"]["speaker_encoder"]["fsq_levels"]))
+    return Voice(tuple(codes[0].tolist()), book, name, tone=tuple(tone))

@@ -44,7 +44,8 @@ class PackTokenizer:
         kinds = [codes.numpy().astype(np.uint16) for codes in (semantic, linguistic, voice)]
         return list(zip(*kinds, strict=True))
 
-    def _features(self, wavs: list[NDArray[np.float32]]) -> list[Tensor]:
+    def features(self, wavs: list[NDArray[np.float32]]) -> list[Tensor]:
+        """What `encode` reads of waves (T,), T a multiple of 320: [(T / 320, C)]."""
         encoded = encode_batch(self.glm, self.mel, wavs)
         return [torch.cat([states[k - 1].float() for k in self.layers], -1) for _, states in encoded]
 
@@ -60,7 +61,7 @@ class PackTokenizer:
         for chunk in _of_one_length(rows):
             wavs = [pack_wav(samples, rows[k]) for k in chunk]
             if features is None:
-                inputs = self._features(wavs)
+                inputs = self.features(wavs)
             else:
                 starts = [(rows[k].offset or 0) // HOP for k in chunk]
                 inputs = [torch.from_numpy(features[s : s + len(w) // HOP].astype(np.float32)) for s, w in zip(starts, wavs, strict=True)]
