@@ -29,6 +29,7 @@ class Codec:
     sample_rate = 16_000
     frame_rate = 25.0
     token_num = 4
+    tone_bands = 0
     own_features = False
 
     def encode(self, features: Wav) -> Wav:
@@ -37,7 +38,12 @@ class Codec:
     def voice(self, wav: Wav) -> Wav:
         return (np.abs(wav[:4]) * 1000).astype(np.int64) % 16
 
-    def stream(self, voice: Sequence[int], seed: int = 0, longest: float = 4.0, listener: object = None) -> Decoder:
+    def tone(self, wav: Wav, codes: Sequence[int], voice: Sequence[int]) -> list[int]:
+        return []
+
+    def stream(
+        self, voice: Sequence[int], seed: int = 0, longest: float = 4.0, listener: object = None, tone: Sequence[int] = ()
+    ) -> Decoder:
         return Decoder()
 
 

@@ -20,7 +20,6 @@ from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
 STEP = 0.5  # dB of one unit
 MOST = 40  # units, either way
 ROUNDS = 3  # bands overlap: what one round leaves is a third of the difference
-COMPRESSION = 0.15  # exponent of power
 FEW = 10  # frames at which half of a difference is believed
 QUIET = 1e-3  # of the power of a loud frame: what is fainter says nothing of a voice
 NEPER = 20 / np.log(10)  # dB
@@ -40,11 +39,10 @@ def fit(rows: Rows, clip: Wav, synthesis: Callable[[], SourceFilterSynthesis], b
         rendered = _powers(synthesis().whole(with_tone(rows, tone, made.sample_rate)), filters, made.hop_length)
         count = min(len(recorded), len(rendered), len(voiced))
         heard = _audible(recorded[:count]) & _audible(rendered[:count])
+        lacking = np.log(recorded[:count] / rendered[:count]) / 2 * NEPER / STEP
         for kind, gains in enumerate(np.split(tone, 2)):  # views
-            chosen = heard & (voiced[:count] == kind)
-            if frames := int(chosen.sum()):
-                lacking = np.log(_loudness(recorded[:count][chosen]) / _loudness(rendered[:count][chosen])) * NEPER / STEP
-                gains += lacking * frames / (frames + FEW)
+            chosen = lacking[heard & (voiced[:count] == kind)]
+            gains += chosen.sum(0) / (len(chosen) + FEW)
     return [int(gain) for gain in np.clip(tone, -MOST, MOST).round()]
 
 
@@ -66,12 +64,6 @@ def _powers(wav: Wav | Array, filters: Array, hop_length: int) -> Array:
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(wav, n_fft // 2), n_fft)[::hop_length]
     power: Array = np.abs(np.fft.rfft(frames * window)) ** 2 @ filters.T
     return power + 1e-9
-
-
-def _loudness(power: Array) -> Array:
-    """Mean amplitude in each band of frames (N, bands), after a compression about as that of the ear."""
-    loudness: Array = (power**COMPRESSION).mean(0) ** (0.5 / COMPRESSION)
-    return loudness
 
 
 def _audible(power: Array) -> NDArray[np.bool_]:
