@@ -28,6 +28,7 @@ from gpa.tokenizers.window import MOST_SECONDS, receptive_field, samples_per_cod
 
 MOST_PIECE = 0.64  # seconds that a wave generator decodes at once: more would be no less work, and take more memory
 SHORTEST = 400  # samples that wav2vec2 needs for one frame
+TONE_SECONDS = 30.0  # of a clip that are listened to for a tone
 
 
 class BiCodec:
@@ -110,7 +111,9 @@ class BiCodec:
         gains in half decibels, none where the config names no `tone_bands`."""
         if not self.tone_bands or not len(codes):
             return []
-        rows = self.rows(np.array(codes)[None], voice[None], (0, 0))
+        codes = codes[: round(TONE_SECONDS * self.frame_rate)]
+        with self.turns.turn(Listener().due):
+            rows = self.rows(np.array(codes)[None], voice[None], (0, 0))
         return fit(rows, self._level(wav), lambda: self.synthesis(0), self.tone_bands)
 
     def decode(self, codes: Iterable[int], voice: Iterable[int], seed: int = 0, f0_scale: float = 1.0, tone: Sequence[int] = ()) -> Wav:

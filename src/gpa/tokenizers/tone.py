@@ -19,7 +19,7 @@ from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
 
 STEP = 0.5  # dB of one unit
 MOST = 40  # units, either way
-ROUNDS = 3  # bands overlap: what one round leaves is a third of the difference
+ROUNDS = 3  # bands overlap, so that one does not find all
 FEW = 10  # frames at which half of a difference is believed
 QUIET = 1e-3  # of the power of a loud frame: what is fainter says nothing of a voice
 NEPER = 20 / np.log(10)  # dB
