@@ -42,7 +42,7 @@ def test_an_utterance_has_the_same_codes_alone_and_in_its_pack(tokenizer, tmp_pa
     same = []
     for row, fly, prepared in zip(rows, read_shard(tmp_path / "fly.npz"), read_shard(tmp_path / "prepared.npz"), strict=True):
         wav = pcm[row.offset : row.offset + row.samples]
-        alone = tokenizer.encode([wav], tokenizer._features([wav]))[0]
+        alone = tokenizer.encode([wav], tokenizer.features([wav]))[0]
         assert fly.text == row.text
         for name, codes in zip(("semantic", "glm", "voice"), alone, strict=True):
             assert getattr(fly, name).tolist() == codes.tolist(), name
