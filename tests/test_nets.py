@@ -19,7 +19,7 @@ from gpa.nets.fake import tiny_bicodec, tiny_glm
 from gpa.nets.folders import read_bicodec, read_glm, write_bicodec, write_glm
 from gpa.nets.mel import WhisperMel
 from gpa.nets.net import data_file, load_net, size
-from gpa.nets.source_filter import Rows
+from gpa.nets.source_filter import Rows, smoothed
 from gpa.nets.vocos import SamplingBlock, VocosBackbone
 from gpa.nets.weight_norm import multiplied_out
 from gpa.nets.whisper import WhisperVQConfig
@@ -42,6 +42,15 @@ def speech(samples: int, seed: int = 0) -> np.ndarray:
 
 def close(ours: np.ndarray, theirs: torch.Tensor, atol: float = 1e-4) -> None:
     np.testing.assert_allclose(ours, theirs.numpy(), atol=atol, rtol=1e-4)
+
+
+def test_smoothing_cancels_what_alternates_between_rows_and_keeps_what_stays() -> None:
+    steady, alternating = torch.randn(2, 1, 5), torch.randn(2, 1, 5) * torch.tensor([1.0, -1.0] * 4)[:, None]
+    rows = steady + alternating
+    torch.testing.assert_close(smoothed(rows, 0.5)[:, 1:], steady.expand(-1, 7, -1))
+    assert torch.equal(smoothed(rows, 0.5)[:, 0], rows[:, 0])
+    assert torch.equal(smoothed(rows[:, :1], 0.5), rows[:, :1])
+    assert torch.equal(smoothed(rows, 0.0), rows)
 
 
 @pytest.mark.parametrize("checkpoint", FLAVOURS, indirect=True)

@@ -224,7 +224,7 @@ def test_windows_change_no_sample_in_float64(codecs: dict[str, BiCodec], flavour
     expected, wav = at_once(codec, codes), codec.decode(codes, range(codec.token_num))
     assert np.abs(wav - expected).max() < 1e-6 * np.abs(expected).max()
     loud = 0.9 / np.abs(expected).max()
-    assert np.array_equal(np.rint(wav * loud * 32767), np.rint(expected * loud * 32767))
+    assert np.abs(wav - expected).max() * loud * 32767 < 0.01  # of a unit of 16 bits
 
 
 def test_windows_of_the_embedded_codec_change_less_than_a_unit_of_16_bits(embedded: BiCodec) -> None:

@@ -24,8 +24,8 @@ synthesis = partial(SourceFilterSynthesis, 640, 160, 16_000)
 def spoken(count: int = 240) -> Rows:
     """Rows of a steady murmur, voiced in turns of 0.4 s."""
     voiced = np.where(np.arange(count) // 40 % 2, 1.0, -1.0)
-    slope = -np.linspace(2, 4, 321)[None].repeat(count, 0)
-    silent = np.full((count, 321), -12.0)
+    slope = -np.linspace(4.5, 6.5, 321)[None].repeat(count, 0)
+    silent = np.full((count, 321), -14.5)
     pulses, hiss = np.where(voiced[:, None] > 0, slope, silent), np.where(voiced[:, None] > 0, silent, slope + 4)  # as loud as the pulses
     rows = np.full(count, 140.0), voiced, pulses, np.zeros((count, 321)), hiss
     return Rows(*(x.astype(np.float32) for x in rows))
@@ -77,6 +77,18 @@ def test_a_silent_clip_and_a_short_one_have_no_tone() -> None:
     for clip in (np.zeros(len(said(rows)), np.float32), np.zeros(100, np.float32)):
         assert np.isfinite(fit(rows, clip, synthesis, BANDS)).all()
     assert np.abs(fit(spoken(1), said(spoken(1)), synthesis, BANDS)).max() <= 4  # two frames are hardly believed
+
+
+@given(gains, st.floats(0.1, 8))
+@settings(max_examples=15, deadline=None)
+def test_a_clip_is_rendered_without_peaks_that_no_file_holds(tone: list[int], loudness: float) -> None:
+    rows = spoken()
+    clip = said(with_tone(rows, tone, 16_000))
+    clip *= loudness / np.abs(clip).max()
+    found = fit(rows, clip, synthesis, BANDS)
+    peak = np.abs(synthesis().whole(with_tone(rows, found, 16_000))).max()
+    assert peak < 1
+    assert loudness > 0.9 or peak > 0.6 * loudness  # and not made fainter without need
 
 
 def test_an_odd_tone_is_refused() -> None:

@@ -74,7 +74,7 @@ audio_tokenizer:
     {input_channels: 40, vocos_dim: 24, vocos_intermediate_dim: 48, vocos_num_layers: 3, out_channels: 32, condition_dim: 32,
      sample_ratios: [2], lookahead: 3}
   postnet: {input_channels: 32, vocos_dim: 24, vocos_intermediate_dim: 48, vocos_num_layers: 1, out_channels: 64, sample_ratios: []}
-  decoder: {kind: source_filter, input_channel: 32, channels: 32, layers: 2, n_fft: 640, hop_length: 160, lookahead: 4}
+  decoder: {kind: source_filter, input_channel: 32, channels: 32, layers: 2, n_fft: 640, hop_length: 160, lookahead: 4, smoothing: 0.5}
 """
 
 _PUBLISHED = """

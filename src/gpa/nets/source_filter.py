@@ -46,9 +46,12 @@ class SourceFilter(nn.Module):
         hop_length: int = 160,
         lookahead: int | None = None,
         upsample: int = 2,
+        smoothing: float = 0.0,
     ) -> None:
+        """`smoothing`: the share that the row before has in the log-magnitudes of a row's pulse filter. Rows of one frame come from
+        maps of their own; how these differ is heard as roughness at the frame rate, which a half cancels."""
         super().__init__()
-        self.n_fft, self.hop_length, self.upsample = n_fft, hop_length, upsample
+        self.n_fft, self.hop_length, self.upsample, self.smoothing = n_fft, hop_length, upsample, smoothing
         bins = n_fft // 2 + 1
         self.up = nn.Linear(input_channel, upsample * channels)
         self.pitch_head = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, 2))
@@ -70,6 +73,8 @@ class SourceFilter(nn.Module):
         pitch = self.pitch_embed(torch.stack([log_f0 * voiced, voiced], -1))
         y = self.out(self.backbone(hidden + pitch, condition)).float()
         harmonic, phase, noise = y.chunk(3, -1)
+        if self.smoothing:
+            harmonic = smoothed(harmonic, self.smoothing)
         return harmonic.clamp(max=LOG_MAGNITUDE_MAX), phase.tanh() * math.pi, noise.clamp(max=LOG_MAGNITUDE_MAX)
 
     def forward(self, x: Tensor, condition: Tensor) -> Rows:
@@ -77,6 +82,11 @@ class SourceFilter(nn.Module):
         hidden, log_f0, voiced = self.pitch(x)
         filters = self.filters(hidden, log_f0, (voiced > 0).to(hidden.dtype), condition)
         return Rows(to_hertz(log_f0).float(), voiced.float(), *filters)
+
+
+def smoothed(x: Tensor, share: float) -> Tensor:
+    """(B, N, C) with the share of the one before in each of the N; the first is its own."""
+    return (1 - share) * x + share * torch.cat([x[:, :1], x[:, :-1]], 1)
 
 
 def to_hertz(log_f0: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 A few codes hold the long-term spectrum of a voice and its room only roughly. So a clip is rendered from its own codes, and where
 the recording is stronger or weaker on average, the difference is kept with the voice: a band at a time on the mel scale, for voiced and
 for unvoiced frames. It is the same for every row of a kind, so streams stay exact, and what is said in the clip cancels out of it.
+A voice is made fainter where the clip would be rendered with peaks that no wave file holds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ STEP = 0.5  # dB of one unit
 MOST = 40  # units, either way
 ROUNDS = 3  # bands overlap, so that one does not find all
 FEW = 10  # frames at which half of a difference is believed
+PEAK = 0.9  # of the rendered clip, at most: what else is said in the voice may be a little louder
 QUIET = 1e-3  # of the power of a loud frame: what is fainter says nothing of a voice
 NEPER = 20 / np.log(10)  # dB
 Array = NDArray[np.float64]
@@ -33,16 +35,21 @@ def fit(rows: Rows, clip: Wav, synthesis: Callable[[], SourceFilterSynthesis], b
     made = synthesis()
     filters = _filters(bands, made.n_fft // 2 + 1, made.sample_rate)
     voiced = rows.voiced > 0
+
+    def toned(tone: Array) -> Array:
+        return synthesis().whole(with_tone(rows, tone, made.sample_rate))
+
     recorded = _powers(clip, filters, made.hop_length)
     tone = np.zeros(2 * bands)
     for _ in range(ROUNDS):
-        rendered = _powers(synthesis().whole(with_tone(rows, tone, made.sample_rate)), filters, made.hop_length)
+        rendered = _powers(toned(tone), filters, made.hop_length)
         count = min(len(recorded), len(rendered), len(voiced))
         heard = _audible(recorded[:count]) & _audible(rendered[:count])
         lacking = np.log(recorded[:count] / rendered[:count]) / 2 * NEPER / STEP
         for kind, gains in enumerate(np.split(tone, 2)):  # views
             chosen = lacking[heard & (voiced[:count] == kind)]
             gains += chosen.sum(0) / (len(chosen) + FEW)
+    tone -= np.log(max(1.0, np.abs(toned(tone)).max() / PEAK)) * NEPER / STEP
     return [int(gain) for gain in np.clip(tone, -MOST, MOST).round()]
 
 

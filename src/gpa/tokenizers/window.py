@@ -32,7 +32,7 @@ def receptive_field(config: dict[str, Any]) -> Field:
     ratios = prenet.get("sample_ratios", [1, 1])
     if decoder.get("kind") == "source_filter":
         upsample = decoder.get("upsample", 2)
-        span = 0, math.prod(ratios) * upsample - 1
+        span = -int(decoder.get("smoothing", 0) > 0), math.prod(ratios) * upsample - 1
         span = _backbone(span, decoder["layers"], decoder.get("lookahead"))
         span = span[0] // upsample, span[1] // upsample
     else:
