@@ -65,6 +65,7 @@ tokenize() { gpa data tokenize --codec decoder.yaml --glm linguistic.yaml --work
 tokenize --out "$work/shards" "$work"/{packs,heard}/*.jsonl
 tokenize --out "$work/held" "$work"/dev/*.jsonl
 parallel train lm lm.yaml --work "$work"
+parallel train verifier verifier.yaml --work "$work"  # hears whose voice it is in what follows
 parallel train tokenizer codec polish.yaml --work "$work"  # the sound alone: codes stay as they were tokenised
 
 # 4. What is likely to be said, of all sentences but those that share words with a test.
