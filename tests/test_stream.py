@@ -484,4 +484,4 @@ def test_receptive_field_of_published_and_recipe() -> None:
     config = tiny_bicodec("published")
     assert receptive_field(shallow(config, vocos_num_layers=12))[:2] == (67, 67)
     assert receptive_field(shallow(config, vocos_num_layers=3))[:2] == (40, 40)
-    assert receptive_field(yaml.safe_load(RECIPE.read_text())) == (33, 3, 13, 2, 2)
+    assert receptive_field(yaml.safe_load(RECIPE.read_text())) == (33, 3, 14, 2, 2)
