@@ -19,7 +19,7 @@ from gpa.nets.fake import tiny_bicodec, tiny_glm
 from gpa.nets.folders import read_bicodec, read_glm, write_bicodec, write_glm
 from gpa.nets.mel import WhisperMel
 from gpa.nets.net import data_file, load_net, size
-from gpa.nets.source_filter import Rows, smoothed
+from gpa.nets.source_filter import Rows, SourceFilter, smoothed
 from gpa.nets.vocos import SamplingBlock, VocosBackbone
 from gpa.nets.weight_norm import multiplied_out
 from gpa.nets.whisper import WhisperVQConfig
@@ -51,6 +51,8 @@ def test_smoothing_cancels_what_alternates_between_rows_and_keeps_what_stays() -
     assert torch.equal(smoothed(rows, 0.5)[:, 0], rows[:, 0])
     assert torch.equal(smoothed(rows[:, :1], 0.5), rows[:, :1])
     assert torch.equal(smoothed(rows, 0.0), rows)
+    with pytest.raises(CheckpointError, match=r"smoothing is 1\.5 \(legal: from 0"):
+        SourceFilter(8, 8, 8, 1, smoothing=1.5)
 
 
 @pytest.mark.parametrize("checkpoint", FLAVOURS, indirect=True)

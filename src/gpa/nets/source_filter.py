@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpa.errors import CheckpointError
 from gpa.nets.vocos import VocosBackbone
 
 F0_MEAN, F0_SCALE = 5.1, 0.4  # log Hz: the pitch head speaks in units near mean 0 and deviation 1
@@ -49,8 +50,11 @@ class SourceFilter(nn.Module):
         smoothing: float = 0.0,
     ) -> None:
         """`smoothing`: the share that the row before has in the log-magnitudes of a row's pulse filter. Rows of one frame come from
-        maps of their own; how these differ is heard as roughness at the frame rate, which a half cancels."""
+        maps of their own; how these differ is heard as roughness at the frame rate, which a half cancels.
+        Raises CheckpointError."""
         super().__init__()
+        if not 0 <= smoothing < 1:
+            raise CheckpointError(f"decoder.smoothing is {smoothing} (legal: from 0 to below 1)")
         self.n_fft, self.hop_length, self.upsample, self.smoothing = n_fft, hop_length, upsample, smoothing
         bins = n_fft // 2 + 1
         self.up = nn.Linear(input_channel, upsample * channels)
