@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -174,6 +175,26 @@ def test_logprobs_ignore_temperature_and_penalty(engine: Engine, tts: Prompt) ->
     bent = run(engine, tts, max_new_ids=1, temperature=0.3, top_k=1, repetition_penalty=1.0)[0]
     assert plain.logprob == pytest.approx(bent.logprob, abs=1e-5)
     assert plain.logprob < 0
+
+
+@pytest.mark.parametrize("name", ["openvino", "transformers"])
+def test_a_prior_is_added_to_what_is_drawn_from(checkpoint: Checkpoint, opened: Callable[[str], Engine], name: str) -> None:
+    source = [7, 7, 3, 50, 12, 7, 0, 63]
+    asked, engine = prompts.vc(checkpoint.vocab, range(8), source), opened(name)
+    wanted = checkpoint.vocab.bicodec_semantic.encode(source)
+    followed = run(engine, asked, temperature=1.0, prior_weight=1e4)
+    assert ids(followed) == wanted  # and the stop where the source ends
+    assert max(token.logprob for token in followed) < 0  # as the model alone has it
+    going_on = prompts.vc(checkpoint.vocab, range(8), source, spoken=[1, 2, 4])
+    assert ids(run(engine, going_on, temperature=1.0, prior_weight=1e4)) == wanted[3:]
+    plain = run(engine, replace(asked, prior=None), temperature=1.0, prior_weight=2.0)
+    assert run(engine, asked, temperature=1.0, prior_weight=0.0) == plain
+
+
+def test_drawing_with_a_prior_is_transformers(checkpoint: Checkpoint, openvino: Engine, transformers: Engine) -> None:
+    asked = prompts.vc(checkpoint.vocab, range(8), range(0, 60, 2))
+    mine, theirs = (ids(run(one, asked, prior_weight=3.0, repetition_penalty=1.1)) for one in (openvino, transformers))
+    assert mine == theirs != ids(run(openvino, asked, repetition_penalty=1.1))
 
 
 def test_alone_or_among_others_the_same_ids(engine: Engine, asr: Prompt, tts: Prompt) -> None:

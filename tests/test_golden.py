@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gpa.audio import as_wav
+from gpa.audio.mel import mel_filters
 from gpa.nets.bicodec import BiCodec
 from gpa.nets.export import export_bicodec, export_glm, wav2vec2_job
 from gpa.nets.folders import WAV2VEC2, read_bicodec, read_glm, read_wav2vec2
-from gpa.nets.mel import BiCodecMel, WhisperMel, mel_filters
+from gpa.nets.mel import BiCodecMel, WhisperMel
 from gpa.nets.net import load_net
 from gpa.nets.wav2vec2 import Wav2Vec2, normed
 from gpa.nets.whisper import WhisperVQ

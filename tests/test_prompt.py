@@ -7,6 +7,7 @@ import unicodedata
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -74,6 +75,19 @@ def vocab(tmp_path_factory: pytest.TempPathFactory) -> Vocab:
 
 
 tokens = st.sampled_from([*STRUCTURAL, "<|glm_3|>", "<|bicodec_semantic_0|>", "<think>", "</tool_call>", "<|before_0|>", "<|im_", "end|>"])
+
+
+def test_a_conversion_expects_its_source_and_the_stop_behind_it() -> None:
+    asked = prompt.vc(toy(), VOICE, SEMANTIC, spoken=SEMANTIC[:2])
+    ids = np.array([*toy().bicodec_semantic.ids, *asked.stop])
+    prior, expected = asked.prior, []
+    assert prior is not None
+    for _ in range(5):
+        scores = prior.scores(ids)
+        assert scores.sum() == scores.max() or not scores.any()
+        expected.append(ids[scores > 0].tolist())
+        prior = prior.after(0)
+    assert expected == [*([id] for id in toy().bicodec_semantic.encode(SEMANTIC[2:])), list(asked.stop), []]
 
 
 @settings(deadline=None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpa.audio import Wav
+from gpa.audio.mel import mel_corners, triangles
 from gpa.errors import AudioError
 from gpa.text import normalise
 
@@ -227,10 +227,7 @@ def _acoustics() -> Acoustics:
 @cache
 def _filters() -> Array:
     """Triangles on the mel scale, 60 to 7600 Hz (257, BANDS)."""
-    edges = 700 * (np.exp(np.linspace(np.log1p(60 / 700), np.log1p(7600 / 700), BANDS + 2)) - 1)
-    hertz = np.arange(257) * RATE / 512
-    rows = [np.interp(hertz, [a, b, c], [0, 1, 0], left=0, right=0) for (a, b), c in zip(pairwise(edges), edges[2:], strict=False)]
-    return np.stack(rows, 1)
+    return triangles(mel_corners(60, 7600, BANDS), np.arange(257) * RATE / 512).T
 
 
 @cache

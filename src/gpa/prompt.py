@@ -9,7 +9,10 @@ vc   global(voice) + semantic(source)    -> semantic
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gpa.engines.base import Prior
 from gpa.vocab import Vocab
@@ -27,7 +30,7 @@ class Prompt:
     allowed: tuple[range, ...]  # ids that may be generated beside `stop`
     source: range  # positions in `context` of the text or codes that the target follows in time
     prefix: int = 0  # ids at the beginning of `context` that every prompt in this voice has
-    prior: Prior | None = None  # what is likely to be generated before the context is looked at
+    prior: Prior | None = None  # what is likely to be generated, for a sampling that heeds it
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -38,6 +41,22 @@ class Prompt:
     def labels(self) -> tuple[int, ...]:
         """One label an id: IGNORED over the context by construction."""
         return (IGNORED,) * len(self.context) + self.target
+
+
+@dataclass(frozen=True)
+class InStep:
+    """The prior of what goes on in step with its source: one nat for the id that stands at the same place there."""
+
+    source: tuple[int, ...]  # a stop behind it
+    at: int = 0
+
+    def scores(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """See `Prior.scores`."""
+        return (ids == self.source[self.at]).astype(np.float64) if self.at < len(self.source) else np.zeros(len(ids))
+
+    def after(self, id: int) -> InStep:
+        """One id further, whichever it is."""
+        return replace(self, at=self.at + 1)
 
 
 def asr(vocab: Vocab, glm: Iterable[int] | None, semantic: Iterable[int] | None, text: str | None = None) -> Prompt:
@@ -91,15 +110,18 @@ def tts(
 def vc(
     vocab: Vocab, voice: Iterable[int], source: Iterable[int], semantic: Iterable[int] | None = None, spoken: Iterable[int] = ()
 ) -> Prompt:
-    """Semantic codes of one speaker -> semantic codes in a voice; a live conversion goes on from those already `spoken`."""
+    """Semantic codes of one speaker -> semantic codes in a voice; a live conversion goes on from those already `spoken`.
+
+    Its prior is the source itself."""
     context = _voice(vocab, voice)
     prefix = len(context)
     codes = vocab.bicodec_semantic.encode(source)
     span = range(len(context) + 1, len(context) + 1 + len(codes))
     context += [vocab.special("<|start_semantic_token|>"), *codes, vocab.special("<|end_semantic_token|>")]
     context.append(vocab.special("<|end_content|>"))  # closes a block never opened: the published model was trained so
-    context += vocab.bicodec_semantic.encode(spoken)
-    return _speech(vocab, context, semantic, span, prefix)
+    said = vocab.bicodec_semantic.encode(spoken)
+    asked = _speech(vocab, [*context, *said], semantic, span, prefix)
+    return replace(asked, prior=InStep((*codes, *asked.stop), len(said)))
 
 
 def _voice(vocab: Vocab, voice: Iterable[int]) -> list[int]:

@@ -25,8 +25,8 @@ class Token(NamedTuple):
 class Sampling:
     """How ids are drawn. `temperature` 0 is greedy. `repetition_penalty` counts prompt and output ids, each
     distinct id once: score / p if score > 0 else score * p (transformers' rule). More than one of `beams`: so many continuations are
-    followed side by side, and the ids of the likeliest come when all is known (openvino, transformers; other engines follow one);
-    `prior_weight` times the scores of the prompt's prior, where it has one, are then added to the model's."""
+    followed side by side, and the ids of the likeliest come when all is known. `prior_weight` times the scores of the prompt's prior,
+    where it has one, are added to the model's. (Both: openvino, transformers; other engines follow one, without its prior.)"""
 
     temperature: float = 0.0
     top_k: int = 0  # 0: off
@@ -48,14 +48,14 @@ class Sampling:
             "max_new_ids": self.max_new_ids > 0,
             "min_new_ids": 0 <= self.min_new_ids <= self.max_new_ids,
             "beams": self.beams == 1 or (self.beams > 1 and self.temperature == 0),
-            "prior_weight": self.prior_weight == 0 or (self.prior_weight > 0 and self.beams > 1),
+            "prior_weight": self.prior_weight >= 0,
         }
         wrong = [f"{name}={getattr(self, name)}" for name, ok in legal.items() if not ok]
         if wrong:
             raise ValueError(
                 f"illegal sampling: {', '.join(wrong)}; legal: temperature >= 0, top_k >= 0, 0 < top_p <= 1, "
                 "repetition_penalty > 0, seed >= 0, max_new_ids > 0, 0 <= min_new_ids <= max_new_ids, beams >= 1 (1 if temperature > 0), "
-                "prior_weight >= 0 (0 if beams is 1)"
+                "prior_weight >= 0"
             )
 
 
@@ -90,7 +90,7 @@ class Context(Protocol):
 
     @property
     def prior(self) -> Prior | None:
-        """Heeded by a search alone."""
+        """Heeded where `Sampling.prior_weight` is not 0."""
 
 
 class Engine(Protocol):

@@ -30,6 +30,7 @@ class Draw:
         self._seen = np.zeros(len(self._ids), np.bool_)
         if sampling.repetition_penalty != 1:
             self._seen[self._places(prompt.context)] = True
+        self._prior = prompt.prior if sampling.prior_weight else None
         self._random = np.random.default_rng(sampling.seed)
         self._drawn = 0
 
@@ -40,7 +41,7 @@ class Draw:
         return 1 if greedy else min(self._sampling.top_k or len(self._ids), len(self._ids))
 
     def bend(self, scores: Floats) -> None:
-        """Bar stops and penalise what was seen, in place."""
+        """Bar stops, penalise what was seen and add the prior, in place."""
         s = self._sampling
         if self._drawn < s.min_new_ids:
             scores[self._stops] = -np.inf
@@ -48,6 +49,8 @@ class Draw:
             seen = scores[self._seen]
             penalty = np.float32(s.repetition_penalty)
             scores[self._seen] = np.where(seen > 0, seen / penalty, seen * penalty)
+        if self._prior is not None:
+            scores += s.prior_weight * self._prior.scores(self._ids)
 
     def pick(self, places: Places, scores: Floats) -> int:
         """One of `places` by their scores: temperature, then top_k, then the smallest head of mass top_p."""
@@ -71,7 +74,10 @@ class Draw:
         """The id there; it counts as drawn."""
         self._seen[place] = True
         self._drawn += 1
-        return Token(int(self._ids[place]), logprob)
+        token = Token(int(self._ids[place]), logprob)
+        if self._prior is not None:
+            self._prior = self._prior.after(token.id)
+        return token
 
     @property
     def full(self) -> bool:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpa.engines.base import Context, Prior, Sampling, Token
-from gpa.engines.draw import Draw, Floats, legal_ids
+from gpa.engines.base import Context, Sampling, Token
+from gpa.engines.draw import Draw, Floats
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,9 @@ class _Kept:
     draw: Draw
     tokens: tuple[Token, ...] = ()
     total: float = 0.0  # sum of the scores that it was chosen by
-    prior: Prior | None = None
 
     def bent(self, scores: Floats) -> Floats:
-        """Scores (legal,) with what may not follow barred, and what was seen penalised."""
+        """Scores (legal,) as the next id is chosen by."""
         bent = scores.copy()
         self.draw.bend(bent)
         return bent
@@ -45,8 +44,7 @@ class Search:
     def __init__(self, prompt: Context, sampling: Sampling, legal: tuple[range, ...]) -> None:
         """`legal`: the ids that scores are given of, `prompt.allowed` and `prompt.stop` together."""
         self._beams, self._stop = sampling.beams, frozenset(prompt.stop)
-        self._weight, self._ids = sampling.prior_weight, legal_ids(legal)
-        self._live = [_Kept(Draw(prompt, sampling, legal), prior=prompt.prior if self._weight else None)]
+        self._live = [_Kept(Draw(prompt, sampling, legal))]
         self._ended: list[_Ended] = []
 
     def step(self, scores: Sequence[Floats]) -> list[int]:
@@ -57,8 +55,6 @@ class Search:
         logs = most + np.log(np.exp(plain - most).sum(1, dtype=np.float64, keepdims=True))
         before = np.array([[one.total] for one in self._live])
         totals = np.stack([one.bent(row) for one, row in zip(self._live, plain, strict=True)]) - logs + before
-        if self._live and self._live[0].prior is not None:
-            totals += self._weight * np.stack([one.prior.scores(self._ids) for one in self._live if one.prior is not None])
         plain = plain - logs
         live, parents = list[_Kept](), list[int]()
         for rank, at in enumerate(_largest(totals.ravel(), 2 * self._beams)):
@@ -68,8 +64,7 @@ class Search:
             token, draw = self._live[parent].draw.fork(place, float(plain[parent, place]))
             tokens = self._live[parent].tokens
             if token.id not in self._stop:
-                prior = self._live[parent].prior
-                live.append(_Kept(draw, (*tokens, token), float(totals[parent, place]), prior and prior.after(token.id)))
+                live.append(_Kept(draw, (*tokens, token), float(totals[parent, place])))
                 parents.append(parent)
             elif rank < self._beams:
                 self._ended.append(_Ended(float(totals[parent, place]) / (len(tokens) + 1), tokens))

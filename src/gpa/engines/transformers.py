@@ -70,13 +70,18 @@ class TransformersEngine:
         cache = self._cache()
         seen, fed = list(prompt.context), list(prompt.context)
         ends = torch.isin(legal, torch.tensor(sorted(prompt.stop), dtype=torch.long))
+        prior = prompt.prior if sampling.prior_weight else None
         for count in range(sampling.max_new_ids):
             scores = self._scores([fed], cache, ranges)[0]
             logprobs = scores.log_softmax(-1)
             if count < sampling.min_new_ids:
                 scores = scores.masked_fill(ends, -torch.inf)
-            place = self._pick(_penalised(scores, torch.isin(legal, torch.tensor(seen)), sampling), sampling, generator)
+            scores = _penalised(scores, torch.isin(legal, torch.tensor(seen)), sampling)
+            if prior is not None:
+                scores = scores + sampling.prior_weight * torch.from_numpy(prior.scores(legal.numpy())).float()
+            place = self._pick(scores, sampling, generator)
             id = int(legal[place])
+            prior = prior and prior.after(id)
             if id in prompt.stop:
                 return
             yield Token(id, float(logprobs[place]))

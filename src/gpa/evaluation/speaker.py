@@ -7,13 +7,13 @@ is needed (`pip install --no-deps resemblyzer`). Two clips of one speaker score 
 from __future__ import annotations
 
 import importlib.util
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpa.audio.mel import mel_filters
 from gpa.errors import AudioError, GPAError, MissingExtra
 
 Wav = NDArray[np.float32]
@@ -88,16 +88,4 @@ def _mel(wav: Wav) -> NDArray[np.float32]:
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP] * window
     power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
-    return (power @ _filters().T).astype(np.float32)
-
-
-@lru_cache(maxsize=1)
-def _filters() -> NDArray[np.float64]:
-    """(40, 201) triangles from 0 to 8 kHz, linear below 1 kHz and logarithmic above, each of unit area (Slaney)."""
-    top = 15 + np.log(8) / (np.log(6.4) / 27)  # mel of 8 kHz
-    mels = np.linspace(0, top, _BANDS + 2)
-    corners = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(np.log(6.4) / 27 * (mels - 15)))  # Hz
-    slopes = corners[:, None] - np.linspace(0, SAMPLE_RATE / 2, _WINDOW // 2 + 1)
-    widths = np.diff(corners)[:, None]
-    triangles = np.maximum(0, np.minimum(-slopes[:-2] / widths[:-1], slopes[2:] / widths[1:]))
-    return triangles * (2 / (corners[2:] - corners[:-2]))[:, None]
+    return (power @ mel_filters(SAMPLE_RATE, _WINDOW, _BANDS, 0, SAMPLE_RATE / 2).T).astype(np.float32)

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-
-def mel_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> NDArray[np.float32]:
-    """Slaney-scale, slaney-normalised triangular filters (n_mels, n_fft // 2 + 1), as librosa's default."""
-
-    def to_mel(hz: float) -> float:
-        return hz * 3 / 200 if hz < 1000 else 15 + math.log(hz / 1000) / (math.log(6.4) / 27)
-
-    mels = np.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2)
-    edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((math.log(6.4) / 27) * (mels - 15)))
-    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
-    slopes = edges[:, None] - bins[None]
-    gaps = np.diff(edges)[:, None]
-    filters = np.maximum(0, np.minimum(-slopes[:-2] / gaps[:-1], slopes[2:] / gaps[1:]))
-    return (filters * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+from gpa.audio.mel import mel_filters
 
 
 def power_spectra(wav: Tensor, n_fft: int, hop_length: int, window: Tensor) -> Tensor:

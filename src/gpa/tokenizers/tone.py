@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpa.audio import Wav
+from gpa.audio.mel import mel_corners, triangles
 from gpa.errors import CheckpointError
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
 
@@ -79,23 +80,14 @@ def _audible(power: Array) -> NDArray[np.bool_]:
     return heard
 
 
-def _corners(bands: int, sample_rate: int) -> Array:
-    """Hz of the corners of bands (bands + 2,), evenly spaced in mel."""
-    corners: Array = 700 * (10 ** np.linspace(0, np.log10(1 + sample_rate / 1400), bands + 2) - 1)
-    return corners
-
-
 @lru_cache(maxsize=4)
 def _filters(bands: int, bins: int, sample_rate: int) -> Array:
     """Triangles (bands, bins) of height 1."""
-    corners, hertz = _corners(bands, sample_rate)[:, None], np.linspace(0, sample_rate / 2, bins)
-    below = (hertz - corners[:-2]) / (corners[1:-1] - corners[:-2])
-    above = (corners[2:] - hertz) / (corners[2:] - corners[1:-1])
-    return np.clip(np.minimum(below, above), 0, None)
+    return triangles(mel_corners(0, sample_rate / 2, bands), np.linspace(0, sample_rate / 2, bins))
 
 
 @lru_cache(maxsize=4)
 def _curves(bands: int, bins: int, sample_rate: int) -> Array:
     """How much each band's gain counts at each bin (bands, bins): linear between the centres, the outermost beyond them."""
-    hertz, centres = np.linspace(0, sample_rate / 2, bins), _corners(bands, sample_rate)[1:-1]
+    hertz, centres = np.linspace(0, sample_rate / 2, bins), mel_corners(0, sample_rate / 2, bands)[1:-1]
     return np.stack([np.interp(hertz, centres, band) for band in np.eye(bands)])

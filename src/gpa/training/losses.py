@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpa.nets.mel import BiCodecMel, WhisperMel, mel_filters, power_spectra
+from gpa.audio.mel import mel_filters
+from gpa.nets.mel import BiCodecMel, WhisperMel, power_spectra
 from gpa.nets.quantize import FactorizedVQ
 from gpa.nets.speaker import ECAPA
 from gpa.nets.whisper import WhisperVQ
