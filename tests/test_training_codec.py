@@ -20,6 +20,7 @@ from gpa.training.adversary import Adversary
 from gpa.training.codec import CodecRecipe, CodecRun
 from gpa.training.codec_data import CodecData
 from gpa.training.jobs import averaged
+from gpa.training.linguistic import LinguisticRecipe, LinguisticRun, LinguisticTrainer
 from gpa.training.losses import Codebook, IdentityLoss, MelLoss, PerceptualLoss, VoiceLoss, median_pitch, straight_through
 from gpa.training.verifier import Verifier, VerifierRecipe, VerifierRun, VerifierTrainer
 
@@ -142,19 +143,79 @@ def test_a_decoder_can_be_trained_by_what_an_encoder_hears(packs, tmp_path):
     assert not any("perceptual" in name for name in averaged(tmp_path / "hearing"))
 
 
-def test_a_frozen_voice_keeps_its_global_codes(packs, tmp_path):
-    config = tiny_codec()
-    with pytest.raises(GPAError, match="goes with freeze_codes"):
-        CodecRun(config, packs, tmp_path / "loose", CodecRecipe(steps=1, freeze_voice=True))
-    run = CodecRun(config, packs, tmp_path / "decoder", CodecRecipe(steps=2, batch=2, freeze_codes=True, freeze_voice=True))
+@pytest.mark.parametrize("freeze_codes", [True, False])
+def test_a_frozen_voice_keeps_its_global_codes(packs, tmp_path, freeze_codes):
+    recipe = CodecRecipe(steps=2, batch=2, warm=0, freeze_codes=freeze_codes, freeze_voice=True)
+    run = CodecRun(tiny_codec(), packs, tmp_path / "codec", recipe)
     codec = run.trainer.codec
     clip, feature = torch.randn(2, 6400) * 0.1, torch.randn(2, 8, 48)
     before = codec.eval().tokenize_voice(clip), codec.tokenize(feature), codec.speaker_encoder.decode(codec.tokenize_voice(clip))
+    encoder = codec.encoder.state_dict()
+    encoder = {name: value.clone() for name, value in encoder.items()}
     list(run.run())
     after = codec.eval().tokenize_voice(clip), codec.tokenize(feature), codec.speaker_encoder.decode(codec.tokenize_voice(clip))
     assert torch.equal(before[0], after[0])
-    assert torch.equal(before[1], after[1])
     assert not torch.equal(before[2], after[2])
+    same = all(torch.equal(value, codec.encoder.state_dict()[name]) for name, value in encoder.items())
+    assert same == freeze_codes
+    if freeze_codes:
+        assert torch.equal(before[1], after[1])
+
+
+def test_a_reader_learns_alone_what_starts_a_run_on_an_export(packs, tmp_path):
+    with pytest.raises(GPAError, match="goes with freeze_voice"):
+        CodecRun(tiny_codec(), packs, tmp_path / "loose", CodecRecipe(steps=1, reader_only=True))
+    with pytest.raises(GPAError, match="without freeze_codes"):
+        CodecRun(tiny_codec(), packs, tmp_path / "loose", CodecRecipe(steps=1, reader_only=True, freeze_codes=True, freeze_voice=True))
+    run = CodecRun(tiny_codec(), packs, tmp_path / "reader", CodecRecipe(steps=2, batch=2, warmup=1, freeze_voice=True, reader_only=True))
+    before = {name: value.clone() for name, value in run.trainer.state_dict().items()}
+    rows = list(run.run(every=1))
+    assert all(row["ctc"] > 0 and row["features"] > 0 and "mel" not in row for row in rows)
+    moved = {name.split(".")[0] for name, value in run.trainer.state_dict().items() if not torch.equal(before[name], value)}
+    assert moved - {"codec"} == {"reader", "classifier"}
+    codec_moved = {
+        name.split(".")[1] for name in before if name.startswith("codec.") and not torch.equal(before[name], run.trainer.state_dict()[name])
+    }
+    assert codec_moved == {"postnet"}
+    following = CodecRun(tiny_codec(), packs, tmp_path / "all", CodecRecipe(freeze_voice=True), averaged(tmp_path / "reader"))
+    assert all(torch.equal(value, following.trainer.state_dict()[name]) for name, value in averaged(tmp_path / "reader").items())
+
+
+def tiny_linguistic() -> dict[str, Any]:
+    """A linguistic tokenizer's config for the features of `packs`."""
+    sizes = {"d_model": 24, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "num_mel_bins": 8}
+    pooling = {
+        "pooling_kernel_size": 4,
+        "pooling_position": 2,
+        "quantize_position": 2,
+        "quantize_vocab_size": 16,
+        "quantize_adapter_dim": 12,
+    }
+    book = {"pooling_type": "conv", "quantize_adapter_layers": 1, "quantize_codebook_dim": 4}
+    return {**sizes, **pooling, **book, "encoder_causal_convolution": False}
+
+
+def test_a_linguistic_tokenizer_goes_on_from_an_export_with_a_reader_of_its_own(packs, tmp_path):
+    shares = {"hibari-tts": 1.0}
+    export = WhisperVQ(WhisperVQConfig.of(tiny_linguistic())).state_dict()
+    start = {f"net.{name}": value for name, value in export.items()}
+    encoder = {name: torch.zeros_like(value) for name, value in export.items() if name.startswith(("conv", "layers"))}
+    reading = LinguisticRecipe(steps=2, batch=2, warm=0, reader_only=True, shares=shares)
+    reader = LinguisticRun(tiny_linguistic(), encoder, packs, tmp_path / "reader", reading, start)
+    list(reader.run())
+    learned = averaged(tmp_path / "reader")
+    assert all(torch.equal(learned[name], value) for name, value in start.items())
+    torch.manual_seed(reading.seed)
+    fresh = LinguisticTrainer(WhisperVQConfig.of(tiny_linguistic())).state_dict()
+    assert not any(torch.equal(learned[name], fresh[name]) for name in fresh if name.startswith("out."))
+    going_on = LinguisticRun(
+        tiny_linguistic(), encoder, packs, tmp_path / "on", LinguisticRecipe(steps=2, batch=2, warm=0, shares=shares), learned
+    )
+    assert torch.equal(going_on.trainer.out.weight, learned["out.weight"])
+    list(going_on.run())
+    moved = {name.split(".")[1] for name in start if not torch.equal(averaged(tmp_path / "on")[name], start[name])}
+    assert "quantizer" in moved
+    assert not moved & {"conv1", "conv2", "layers", "embed_positions"}
 
 
 def test_contrast_tells_a_smoothed_spectrum_from_a_true_one():

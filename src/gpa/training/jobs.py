@@ -37,7 +37,7 @@ from gpa.training.verifier import Verifier, VerifierRecipe, VerifierRun
 from gpa.vocab import write_character_tokenizer
 
 STATE = "state.pt"
-CODEC = "codec."  # the codec among what trains it
+CODEC, GLM = "codec.", "net."  # the codec, the linguistic tokenizer, each among what trains it
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class LinguisticJob:
     packs: str
     out: str
     recipe: LinguisticRecipe = field(default_factory=LinguisticRecipe)
+    init: str | None = None  # folder of a run, or of a checkpoint's tokenizer, that starts this one
 
 
 @dataclass(frozen=True)
@@ -101,25 +102,25 @@ def read_job(path: Path, kind: type[strict.T]) -> strict.T:
 def train_codec(path: Path, work: Path) -> Iterator[dict[str, float]]:
     """Run or resume a CodecJob; yields mean losses."""
     job = read_job(path, CodecJob)
-    init = _codec_start(work / job.init) if job.init else None
+    init = _start(work / job.init, CODEC) if job.init else None
     encoder = _start_whisper(path.parent / job.glm) if job.glm else None
     verifier = trained_verifier(path.parent / job.verifier, work) if job.verifier else None
     yield from CodecRun(_yaml(path.parent / job.net), work / job.packs, work / job.out, job.recipe, init, encoder, verifier).run()
 
 
-def _codec_start(folder: Path) -> dict[str, Tensor]:
-    """Weights of a codec run, or of a checkpoint's codec, by a run's names."""
+def _start(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """Weights of a run, or of a checkpoint's net, by the run's names: there the net's begin with `prefix`."""
     start = averaged(folder)
-    if any(name.startswith(CODEC) for name in start):
+    if any(name.startswith(prefix) for name in start):
         return start
-    return {CODEC + name: value for name, value in start.items()}  # of a checkpoint, without what trained it
+    return {prefix + name: value for name, value in start.items()}  # of a checkpoint, without what trained it
 
 
 def train_verifier(path: Path, work: Path) -> Iterator[dict[str, float]]:
     """Run or resume a VerifierJob; yields mean losses."""
     job = read_job(path, VerifierJob)
     prefix = CODEC + "speaker_encoder.speaker_encoder."
-    init = _codec_start(work / job.init) if job.init else {}
+    init = _start(work / job.init, CODEC) if job.init else {}
     ecapa = {name.removeprefix(prefix): value for name, value in init.items() if name.startswith(prefix)}
     yield from VerifierRun(_yaml(path.parent / job.net), work / job.packs, work / job.out, job.recipe, ecapa or None).run()
 
@@ -128,7 +129,8 @@ def train_linguistic(path: Path, work: Path) -> Iterator[dict[str, float]]:
     """Run or resume a LinguisticJob; yields mean losses."""
     job = read_job(path, LinguisticJob)
     config = strict.load_json(path.parent / job.net, CheckpointError)
-    yield from LinguisticRun(config, start_encoder(), work / job.packs, work / job.out, job.recipe).run()
+    init = _start(work / job.init, GLM) if job.init else None
+    yield from LinguisticRun(config, start_encoder(), work / job.packs, work / job.out, job.recipe, init).run()
 
 
 def train_lm(path: Path, work: Path) -> Iterator[dict[str, float]]:
@@ -203,7 +205,7 @@ def trained_glm(path: Path, work: Path) -> WhisperVQ:
     """The averaged linguistic tokenizer of a job."""
     job = read_job(path, LinguisticJob)
     glm = WhisperVQ(WhisperVQConfig.of(strict.load_json(path.parent / job.net, CheckpointError)))
-    glm.load_state_dict(averaged(work / job.out, "net."))
+    glm.load_state_dict(averaged(work / job.out, GLM))
     return glm.eval()
 
 
