@@ -81,7 +81,7 @@ class LinguisticRun:
         recipe: LinguisticRecipe,
         init: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`init`, weights by the trainer's names, starts what the encoder does not."""
+        """The encoder's weights, and, where a run does not begin from nothing, `init`: more of them, by the trainer's names."""
         self.recipe = recipe
         self.corpus = CodecData(data)
         self.weights = self.corpus.weights(recipe.shares)
