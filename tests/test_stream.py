@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpa import hub
@@ -24,7 +24,7 @@ from gpa.nets.fake import tiny_bicodec
 from gpa.tokenizers.bicodec import MOST_PIECE, BiCodec
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
 from gpa.tokenizers.turns import Listener
-from gpa.tokenizers.window import receptive_field, stretches
+from gpa.tokenizers.window import FIRST_SECONDS, receptive_field, stretches
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "nano" / "bicodec.yaml"
 FLAVOURS = ("nano", "published")
@@ -321,12 +321,13 @@ utterances = st.lists(st.floats(0.1, 12.0), min_size=1, max_size=12)
 
 
 @given(st.sampled_from([12.5, 25.0, 50.0]), st.floats(0.05, 1 / 1.5), utterances)
+@example(50.0, 0.65625, [0.125, 1.0])  # less than a first stretch, which gives no more time than it lasts
 def test_no_gap_while_speech_is_made_fast_enough(frame_rate: float, r: float, lengths: list[float]) -> None:
     """Chunk k + 1 is there when chunk k has been played, at any real-time factor up to 1 / GROWTH (0.67), in one utterance and
     from one to the next."""
     sizes: list[float] = []
     for length in lengths:
-        left, following = round(length * frame_rate), stretches(frame_rate, given=sum(sizes))
+        left, following = round(length * frame_rate), stretches(frame_rate, given=sum(sizes), first=sizes[0] if sizes else FIRST_SECONDS)
         while left:
             size = min(left, next(following))
             sizes.append(size / frame_rate)

@@ -204,7 +204,7 @@ class SpeechStream(ABC):
         self._voice = np.asarray(list(voice), np.int64)[None]
         if self._voice.shape[1] != codec.token_num:
             raise CheckpointError(f"a voice has {codec.token_num} global codes, found {self._voice.shape[1]}")
-        self._stretches = stretches(codec.frame_rate, longest, listener.given)
+        self._stretches = stretches(codec.frame_rate, longest, listener.given, listener.first)
         self._size = next(self._stretches)
         self._codes: Codes = np.zeros(0, np.int64)
 

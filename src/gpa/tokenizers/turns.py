@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from gpa.nets.net import size
+from gpa.tokenizers.window import FIRST_SECONDS
 
 BIG = 50_000_000  # bytes of a decoder from which a second thread pays
 
@@ -30,12 +31,13 @@ class Listener:
 
     def __init__(self) -> None:
         self.given = 0.0  # seconds of sound
+        self.first = FIRST_SECONDS  # of sound that he was given at first, or will be
         self._since = time.monotonic()  # when he asked, then when he began to hear
 
     def give(self, seconds: float) -> None:
         """He gets so much more."""
         if not self.given:
-            self._since = time.monotonic()
+            self._since, self.first = time.monotonic(), seconds
         self.given += seconds
 
     @property

@@ -57,13 +57,14 @@ def samples_per_code(config: dict[str, Any]) -> int:
     return int(frames * math.prod(decoder["rates"]))
 
 
-def stretches(frame_rate: float, longest: float = MOST_SECONDS, given: float = 0.0) -> Iterator[int]:
+def stretches(frame_rate: float, longest: float = MOST_SECONDS, given: float = 0.0, first: float = FIRST_SECONDS) -> Iterator[int]:
     """Numbers of codes to decode, one stretch after the other, without end; none of more than `longest` seconds.
 
-    `given`: seconds that the listener was given before them. Stretch k + 1 may be heard when stretch k is over, if speech
-    is made GROWTH times as fast as it is played: what was given before a stretch takes GROWTH - 1 times as long to play as
-    was needed to make it, and a stretch is that long, and FIRST_SECONDS more."""
-    size, most = min(longest, FIRST_SECONDS + (GROWTH - 1) * given) * frame_rate, longest * frame_rate
+    `given`: seconds that the listener was given before them, `first` of them at first. Stretch k + 1 may be heard when stretch k
+    is over, if speech is made GROWTH times as fast as it is played: what was given before a stretch, but for the first, takes
+    GROWTH - 1 times as long to play as was needed to make it; a stretch is that long, and as much longer as the first was (at
+    most FIRST_SECONDS)."""
+    size, most = min(longest, min(first, FIRST_SECONDS) + (GROWTH - 1) * given) * frame_rate, longest * frame_rate
     while True:
         yield max(1, round(size))
         size = min(most, size * GROWTH)
