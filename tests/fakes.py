@@ -30,6 +30,7 @@ class Codec:
     frame_rate = 25.0
     token_num = 4
     tone_bands = 0
+    semantic_codebook = "c0de"
     own_features = False
 
     def encode(self, features: Wav) -> Wav:

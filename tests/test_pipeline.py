@@ -318,6 +318,10 @@ def test_a_voice_from_anything(model: GPA, clip: np.ndarray, tmp_path: Path) -> 
     assert model.voice(clip).codes == model.voice(Speech(clip, RATE)).codes == made.codes
     made.save(tmp_path / "friend.json")
     assert model.voice(tmp_path / "friend.json") == made == model.voice(made)
+    said = model.voice(clip, "Hello there.")
+    assert (said.semantic_codebook, made.semantic_codebook) == ("c0de", "")
+    said.save(tmp_path / "said.json")
+    assert model.voice(tmp_path / "said.json") == said
 
 
 @pytest.mark.parametrize(
@@ -327,6 +331,8 @@ def test_a_voice_from_anything(model: GPA, clip: np.ndarray, tmp_path: Path) -> 
         ("no/such.wav", "unknown voice"),
         (Voice((1, 2, 3), 16, "short"), "'short' has 3 codes of a codebook of 16 .legal for this checkpoint: 4 of 16"),
         (Voice((1, 2, 3, 4), 4096), "codebook of 4096"),
+        (Voice((1, 2, 3, 4), 16, "old", "Hi.", (1,)), "'old' has a transcript .* of codebook '' .*legal .* 'c0de'; make it again"),
+        (Voice((1, 2, 3, 4), 16, "old", "Hi.", (1,), semantic_codebook="babe"), "of codebook 'babe'"),
         (np.zeros(3 * RATE, np.float32), "no voice can be heard in a clip of 3.00 s with a peak of 0.0000"),
         (np.ones(1, np.float32), "clip of 0.00 s .*legal: 0.5 s and more"),
     ],

@@ -29,7 +29,7 @@ from gpa.nets.lm import LM  # noqa: E402
 from gpa.nets.lm_config import LMShape  # noqa: E402
 from gpa.nets.whisper import WhisperVQ, WhisperVQConfig  # noqa: E402
 from gpa.training import jobs  # noqa: E402
-from gpa.training.assemble import ReleaseJob, assemble  # noqa: E402
+from gpa.training.assemble import ReleaseJob, assemble, semantic_codebook  # noqa: E402
 from gpa.vocab import write_character_tokenizer  # noqa: E402
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "nano"
@@ -114,7 +114,18 @@ def test_parts_become_a_checkpoint_in_the_published_layout(trained, tmp_path: Pa
         for name, value in written.items():
             torch.testing.assert_close(value, state[name], atol=1e-3, rtol=1e-3)
     assert Voice.load(tmp_path / "voices" / "amy.json").name == "amy"
+    named = read_bicodec(tmp_path / "BiCodec")
+    assert named.config["semantic_codebook"] == semantic_codebook(named) != ""
     assert json.loads((tmp_path / "generation_config.json").read_text()) == {"tts": {"temperature": 0.5}}
+
+
+@pytest.mark.parametrize(("part", "renamed"), [("encoder", True), ("quantizer", True), ("decoder", False), ("speaker_encoder", False)])
+def test_a_semantic_codebook_is_named_by_what_makes_its_codes(part: str, renamed: bool) -> None:
+    codec = BiCodec(tiny_bicodec("nano"))
+    before = semantic_codebook(codec)
+    with torch.no_grad():
+        next(codec.get_submodule(part).parameters()).mul_(1.5)
+    assert (semantic_codebook(codec) != before) == renamed
 
 
 def test_the_card_names_what_was_spoken_heard_and_read(trained, tmp_path: Path) -> None:

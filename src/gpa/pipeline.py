@@ -201,6 +201,10 @@ class GPA(Parts):
         if (voice.codebook_size, len(voice.codes)) != (book, count):
             found = f"{len(voice.codes)} codes of a codebook of {voice.codebook_size}"
             raise GPAError(f"the voice {voice.name!r} has {found} (legal for this checkpoint: {count} of {book})")
+        if voice.transcript and voice.semantic_codebook != self.bicodec.semantic_codebook:
+            found = f"a transcript in semantic codes of codebook {voice.semantic_codebook!r}"
+            legal = f"{self.bicodec.semantic_codebook!r}; make it again from its clip, or take the transcript out"
+            raise GPAError(f"the voice {voice.name!r} has {found} (legal for this checkpoint: {legal})")
         return voice
 
     def _voice_of(self, sound: Sound, name: str, transcript: str = "") -> Voice:
@@ -214,8 +218,8 @@ class GPA(Parts):
         """A clip (T,) and its global codes -> a Voice."""
         semantic = self.semantic_codes(clip) if transcript or self.bicodec.tone_bands else []
         tone = self.bicodec.tone(clip, semantic, codes)
-        said = tuple(semantic) if transcript else ()
-        return Voice(tuple(map(int, codes)), self.vocab.bicodec_global.size, name, transcript, said, tuple(tone))
+        said, book = (tuple(semantic), self.bicodec.semantic_codebook) if transcript else ((), "")
+        return Voice(tuple(map(int, codes)), self.vocab.bicodec_global.size, name, transcript, said, tuple(tone), book)
 
     # ---- the end ----
 

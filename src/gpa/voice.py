@@ -17,6 +17,7 @@ from gpa.tokenizers.tone import MOST
 FORMAT = "gpa-voice-1"
 MAX_BYTES, MAX_BYTES_TRANSCRIBED = 1000, 8000  # of a voice file
 MAX_NAME = 80  # characters
+OPTIONAL = ("transcript", "semantic", "semantic_codebook", "tone")  # not written where empty
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Voice:
     """`codes` of one speaker, each in 0 .. codebook_size - 1.
 
     `transcript` and `semantic`, both or neither: what is said in the clip, and its semantic codes; speech goes on from them.
+    `semantic_codebook`: whose codes these are, where the checkpoint's BiCodec/config.yaml says it.
     `tone`: how much stronger the clip is than what is rendered of its codes (`gpa.tokenizers.tone`); none for most checkpoints."""
 
     codes: tuple[int, ...]
@@ -32,6 +34,7 @@ class Voice:
     transcript: str = ""
     semantic: tuple[int, ...] = ()
     tone: tuple[int, ...] = ()  # half decibels in mel bands: of unvoiced frames, then of voiced ones
+    semantic_codebook: str = ""
 
     def __post_init__(self) -> None:
         if not self.codes or any(not 0 <= code < self.codebook_size for code in self.codes):
@@ -46,7 +49,7 @@ class Voice:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON. Raises GPAError: not writable."""
-        facts = {key: value for key, value in asdict(self).items() if value or key not in ("transcript", "semantic", "tone")}
+        facts = {key: value for key, value in asdict(self).items() if value or key not in OPTIONAL}
         text = json.dumps({"format": FORMAT, **facts}, ensure_ascii=False) + "\n"
         most = MAX_BYTES_TRANSCRIBED if self.transcript else MAX_BYTES
         if len(text.encode()) > most:

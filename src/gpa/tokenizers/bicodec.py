@@ -61,6 +61,7 @@ class BiCodec:
         self._config = config
         self.own_features = config.get("features", "wav2vec2") == "wav2vec2"  # and so encodes a wav by itself
         self.tone_bands: int = config.get("tone_bands", 0)
+        self.semantic_codebook: str = config.get("semantic_codebook", "")  # which one, of those that a training has had
         self.voice_codebook_size = math.prod(c["speaker_encoder"]["fsq_levels"])
         made = samples_per_code(config)
         if made != self.samples_per_code:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from gpa.audio import Wav
 from gpa.data import manifest
 from gpa.data.pack import level
 from gpa.errors import GPAError
+from gpa.nets.bicodec import BiCodec
 from gpa.nets.folders import write_bicodec, write_glm, write_lm
 from gpa.nets.source_filter import Rows as TorchRows
 from gpa.ngrams import FILE as NGRAMS
@@ -70,7 +72,8 @@ def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
         raise GPAError(f"{path}: sampling of {unknown} (legal: {', '.join(hub.TASKS)})")
     here = path.parent
     codec, glm = trained_codec(here / job.codec, work), trained_glm(here / job.linguistic, work)
-    write_bicodec(codec.config, _half(codec.state_dict()), out / "BiCodec")
+    named = codec.config | {"semantic_codebook": semantic_codebook(codec)}
+    write_bicodec(named, _half(codec.state_dict()), out / "BiCodec")
     linguistic = strict.load_json(here / read_job(here / job.linguistic, LinguisticJob).net, GPAError)
     write_glm(linguistic, _half(glm.state_dict()), out / "glm-4-voice-tokenizer")
     _write_lm(read_job(here / job.lm, LMJob), work, out)
@@ -92,6 +95,15 @@ def _credits(work: Path, *folders: str | None) -> list[hub.Credit]:
     rows = [row for folder in folders if folder for row in manifest.read(work / folder)]
     ids = {row.id for row in rows}
     return manifest.credits(row for row in rows if not any(row.id[: mark.start()] in ids for mark in re.finditer(manifest.COPY, row.id)))
+
+
+def semantic_codebook(codec: BiCodec) -> str:
+    """A name of what the codec's semantic codes mean: another one where its encoder or its codebook has moved."""
+    found = hashlib.sha256()
+    for name, value in sorted(codec.state_dict().items()):
+        if name.startswith(("encoder.", "quantizer.")):
+            found.update(name.encode() + value.half().numpy().tobytes())
+    return found.hexdigest()[:8]
 
 
 def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
