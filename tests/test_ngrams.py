@@ -105,6 +105,13 @@ def test_punctuation_is_free_and_ends_words(ngrams: NGrams, vocab: Vocab) -> Non
     assert between.after(int(ids[0])) is between
 
 
+def test_a_sentence_ends_once(ngrams: NGrams, vocab: Vocab) -> None:
+    start = Said.nothing(ngrams, vocab)
+    for text, legal in ((" old.", True), ("old, .", True), (" ...", False), (" old..", False), (" old. ?", False), ("old. man.", True)):
+        before, last = written(start, vocab, text[:-1]), text[-1]
+        assert (score(before, vocab, last) > -50) == legal, text
+
+
 @given(counted=st.lists(st.text(LETTERS + " .", min_size=1, max_size=30), min_size=1, max_size=12))
 def test_files_hold_what_was_counted(tmp_path_factory: pytest.TempPathFactory, counted: list[str]) -> None:
     sentences = [words_of(one) for one in counted]

@@ -34,6 +34,8 @@ EXPECTED, ALL_EXPECTED = 0.01, 0.2  # of all words: the share of each keyword, a
 _END = 0  # the class of every id that ends a word; letter i of LETTERS is class i + 1
 _KEPT = 4096  # spellings that are remembered
 _LEAST = 1e-200  # a probability: no text makes it 0
+_STOPS = ".!?"  # what ends a sentence
+_STOP_AGAIN = -100.0  # natural log of how likely a sentence ends before its first letter: texts with dots after their end were learned
 _LETTERS = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")  # of any script
 
 Ints = NDArray[np.int32]
@@ -152,39 +154,46 @@ class Said:
 
     ngrams: NGrams
     classes: NDArray[np.int8]  # (vocabulary,)
+    stops: NDArray[np.bool_]  # (vocabulary,): ids that end a sentence
     before: tuple[int, int]
     spelled: str = ""
     odds: float = 1.0
     expected: tuple[str, ...] = ()
+    stopped: bool = True  # no letter since the beginning, or since a sentence ended
 
     @classmethod
     def nothing(cls, ngrams: NGrams, vocab: Vocab) -> Said:
         """Before the first letter. Raises CheckpointError: the vocabulary has tokens of several letters."""
-        classes = np.full(vocab.size, _END, np.int8)
+        classes, stops = np.full(vocab.size, _END, np.int8), np.zeros(vocab.size, np.bool_)
         for id in (id for some in vocab.text for id in some):
             written = vocab.decode([id])
             if len(written) > 1:
                 raise CheckpointError(f"{FILE} is for a vocabulary that writes letter by letter (found a token {written!r})")
             if written and written in LETTERS:
                 classes[id] = LETTERS.index(written) + 1
-        return cls(ngrams, classes, (-1, ngrams.start))
+            stops[id] = written != "" and written in _STOPS
+        return cls(ngrams, classes, stops, (-1, ngrams.start))
 
     def scores(self, ids: NDArray[np.int64]) -> Floats:
-        """Natural-log probabilities of `ids`: what may stand between words, and the end of a text, count as the end of a word."""
+        """Natural-log probabilities of `ids`: what may stand between words, and the end of a text, count as the end of a word.
+
+        Between words they are free, but for the end of a sentence that has no letter yet."""
         logs = self.ngrams.next(self.before, self.spelled, self.odds, self.expected)[self.classes[ids]]
         if self.spelled:
             return logs
-        return np.where(self.classes[ids] == _END, 0.0, logs)
+        free = np.where(self.classes[ids] == _END, 0.0, logs)
+        return np.where(self.stops[ids], _STOP_AGAIN, free) if self.stopped else free
 
     def after(self, id: int) -> Said:
         """One id further."""
         place = int(self.classes[id])
         if place != _END:
             odds = max(self.odds * float(self.ngrams.unknown(self.spelled)[place]), _LEAST)
-            return replace(self, spelled=self.spelled + LETTERS[place - 1], odds=odds)
+            return replace(self, spelled=self.spelled + LETTERS[place - 1], odds=odds, stopped=False)
+        stopped = self.stopped or bool(self.stops[id])
         if not self.spelled:
-            return self
-        return replace(self, before=(self.before[1], self.ngrams.word(self.spelled)), spelled="", odds=1.0)
+            return self if stopped == self.stopped else replace(self, stopped=stopped)
+        return replace(self, before=(self.before[1], self.ngrams.word(self.spelled)), spelled="", odds=1.0, stopped=stopped)
 
 
 def spellings(keywords: Iterable[str]) -> dict[str, str]:
