@@ -18,7 +18,6 @@ from gpa.audio import Wav
 from gpa.data import manifest
 from gpa.data.pack import level
 from gpa.errors import GPAError
-from gpa.nets.bicodec import BiCodec
 from gpa.nets.folders import write_bicodec, write_glm, write_lm
 from gpa.nets.source_filter import Rows as TorchRows
 from gpa.ngrams import FILE as NGRAMS
@@ -72,8 +71,8 @@ def assemble(path: Path, work: Path, out: Path, recipe: str = "") -> None:
         raise GPAError(f"{path}: sampling of {unknown} (legal: {', '.join(hub.TASKS)})")
     here = path.parent
     codec, glm = trained_codec(here / job.codec, work), trained_glm(here / job.linguistic, work)
-    named = codec.config | {"semantic_codebook": semantic_codebook(codec)}
-    write_bicodec(named, _half(codec.state_dict()), out / "BiCodec")
+    state = _half(codec.state_dict())
+    write_bicodec(codec.config | {"semantic_codebook": semantic_codebook(state)}, state, out / "BiCodec")
     linguistic = strict.load_json(here / read_job(here / job.linguistic, LinguisticJob).net, GPAError)
     write_glm(linguistic, _half(glm.state_dict()), out / "glm-4-voice-tokenizer")
     _write_lm(read_job(here / job.lm, LMJob), work, out)
@@ -97,12 +96,12 @@ def _credits(work: Path, *folders: str | None) -> list[hub.Credit]:
     return manifest.credits(row for row in rows if not any(row.id[: mark.start()] in ids for mark in re.finditer(manifest.COPY, row.id)))
 
 
-def semantic_codebook(codec: BiCodec) -> str:
-    """A name of what the codec's semantic codes mean: another one where its encoder or its codebook has moved."""
+def semantic_codebook(state: dict[str, Tensor]) -> str:
+    """A name of what the semantic codes of a codec's state mean: another one where its encoder or its codebook has moved."""
     found = hashlib.sha256()
-    for name, value in sorted(codec.state_dict().items()):
+    for name, value in sorted(state.items()):
         if name.startswith(("encoder.", "quantizer.")):
-            found.update(name.encode() + value.half().numpy().tobytes())
+            found.update(name.encode() + value.numpy().tobytes())
     return found.hexdigest()[:8]
 
 
