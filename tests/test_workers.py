@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing import spawn
 
-from gpa.errors import GPAError
+from gpa.errors import CheckpointError, GPAError
 from gpa.training.loop import Loop, Losses, Schedule
 
 
@@ -94,3 +94,37 @@ def test_a_run_that_only_fails_says_so(tmp_path: Path) -> None:
     fitted(tmp_path, lambda draw: 5 <= draw < 24)
     with pytest.raises(GPAError, match=r"no finite gradient in steps 6 to 25: the last losses are fit 0\.\d+"):
         fitted(tmp_path / "other", lambda draw: draw >= 5)
+
+
+def pair(out: Path, *trained: str) -> Loop:
+    """A loop that trains these of two layers for two steps, in this order."""
+    torch.manual_seed(0)
+    layers = nn.ModuleDict({"first": nn.Linear(3, 4), "second": nn.Linear(4, 2)})
+    return Loop(layers, out, Schedule(2, 0.1, warmup=1), [p for name in trained for p in layers[name].parameters()])
+
+
+def run_pair(loop: Loop) -> Loop:
+    layers = loop.module
+    assert isinstance(layers, nn.ModuleDict)
+    list(loop.run(lambda draw: ({"fit": layers["second"](layers["first"](torch.ones(1, 3))).square().mean()}, {}), {"fit": 1.0}))
+    return loop
+
+
+@pytest.mark.parametrize("trained", [("second", "first"), ("second",)])
+def test_moments_stay_with_their_weights_whatever_is_trained_on(trained: tuple[str, ...], tmp_path: Path) -> None:
+    before = run_pair(pair(tmp_path, "first", "second"))
+    after = pair(tmp_path, *trained)
+    after.resume()
+    for name in trained:
+        for old, new in zip(before.module[name].parameters(), after.module[name].parameters(), strict=True):
+            assert torch.equal(before.optimiser.state[old]["exp_avg"], after.optimiser.state[new]["exp_avg"])
+
+
+@pytest.mark.parametrize("trained", [("second", "first"), ("second",)])
+def test_moments_that_fit_no_weights_are_refused(trained: tuple[str, ...], tmp_path: Path) -> None:
+    run_pair(pair(tmp_path, "first", "second"))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["trained"]  # as states were before names were kept
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match=r"the optimiser's state has .*; begin a run of its own, with `init`"):
+        pair(tmp_path, *trained).resume()

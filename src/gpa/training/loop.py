@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpa.errors import GPAError
+from gpa.errors import CheckpointError, GPAError
 from gpa.training.checkpoint import Average, Checkpoints, learning_rate
 from gpa.training.workers import Workers
 
@@ -51,6 +51,8 @@ class Loop:
         rest = [p for p in self.parameters if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": rest, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=schedule.rate, betas=schedule.betas, fused=True)
+        names = {id(p): name for name, p in module.named_parameters()}
+        self._trained = [names[id(p)] for p in matrices + rest]  # as the optimiser numbers them
         self.average = Average(module, schedule.average)
         self.checkpoints = Checkpoints(out)
         self.step = 0
@@ -67,11 +69,23 @@ class Loop:
         if state is not None:
             self.module.load_state_dict(state["model"])
             self.average.state = {name: value.to(self.device) for name, value in state["average"].items()}
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.optimiser.load_state_dict(self._taken_up(state))
             self.step = state["step"]
         self.workers.share(self.module)
         extra: dict[str, Any] = state["extra"] if state else {}
         return extra
+
+    def _taken_up(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state -> the optimiser's part of it, in this run's order: what is trained, and in which order, may have changed since."""
+        held, own = state["optimiser"]["state"], self.module.state_dict()
+        names = state.get("trained", self._trained)  # older states do not tell
+        moments = {name: held[number] for number, name in enumerate(names) if number in held}
+        misfit = [name for name, x in moments.items() if name not in own or x["exp_avg"].shape != own[name].shape]
+        if misfit or len(held) > len(names):
+            found = f"{misfit[0]} of another shape" if misfit else f"{len(held)} parameters for {len(names)}"
+            raise CheckpointError(f"{self.checkpoints.path}: the optimiser's state has {found}; begin a run of its own, with `init`")
+        taken = {number: moments[name] for number, name in enumerate(self._trained) if name in moments}
+        return {"state": taken, "param_groups": self.optimiser.state_dict()["param_groups"]}
 
     def run(
         self,
@@ -151,6 +165,7 @@ class Loop:
                 "model": self.module.state_dict(),
                 "average": self.average.state,
                 "optimiser": self.optimiser.state_dict(),
+                "trained": self._trained,
                 "extra": extra,
             }
         )
