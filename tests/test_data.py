@@ -263,6 +263,12 @@ def test_reserved_lines_are_never_spoken(tmp_path):
         synth.training_sentences(path)
 
 
+def test_dots_after_a_sentence_are_not_taught(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text('That will have. ...\n"Who?" ... ...\nI think so ...\nWell... no.\nWait...\n')
+    assert synth.sentences(path) == ["That will have.", '"Who?"', "I think so ...", "Well... no.", "Wait..."]
+
+
 def test_the_test_set_is_rendered_once(tmp_path):
     rows = synth.render_test_set(tmp_path, ["One.", "Two."], ["h301", "joe@1.0"], voices=Hum())
     assert [(row.speaker, row.text) for row in rows] == [("h301", "One."), ("h301", "Two."), ("joe@1.0", "One."), ("joe@1.0", "Two.")]

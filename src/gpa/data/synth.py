@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import multiprocessing
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from gpa.data.manifest import RESERVED_LINES, SOURCES, Utterance, read, teacher_
 from gpa.data.teachers import FLITE_VOICES, PARAMETRIC_VOICES, Speaker, Teachers, speaker
 from gpa.errors import GPAError, TextError
 
+LONE_DOTS = re.compile(r"(?<=[.!?]['\"])(?: \.+)+$|(?<=[.!?])(?: \.+)+$")  # after a sentence that has its end
 FRAME = 1280  # every utterance is padded to whole frames of 80 ms, the slowest code rate (12.5 Hz)
 TEST_VOICES = ("heart@1.0", "h007", "h150", "joe@1.0", "flite-slt@1.0", "h301")  # h301: of the family, never trained on
 
@@ -78,14 +80,15 @@ def training_sentences(path: Path) -> list[str]:
 
 
 def sentences(path: Path) -> list[str]:
-    """Lines of a text list (plain or .gz). Raises GPAError."""
+    """Lines of a text list (plain or .gz), without dots at the end that nobody would hear: a model that is taught them writes
+    them anywhere. Raises GPAError."""
     path = Path(path)
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise GPAError(f"{path} cannot be read as text: {error}") from error
-    return text.strip().split("\n")
+    return [LONE_DOTS.sub("", line) for line in text.strip().split("\n")]
 
 
 def synthesise(out: Path, lines: Sequence[str], job: Job, workers: int = 1, on_pack: Callable[[Pack], None] | None = None) -> list[Pack]:
