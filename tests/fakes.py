@@ -14,6 +14,7 @@ from gpa import hub
 from gpa.data.ngrams import count, words_of
 from gpa.engines.base import Context, Sampling, Token
 from gpa.pipeline import GPA
+from gpa.tokenizers.fit import NOTHING, Fit
 from gpa.vocab import Vocab, write_character_tokenizer
 from gpa.voice import Voice
 
@@ -39,12 +40,10 @@ class Codec:
     def voice(self, wav: Wav) -> Wav:
         return (np.abs(wav[:4]) * 1000).astype(np.int64) % 16
 
-    def tone(self, wav: Wav, codes: Sequence[int], voice: Sequence[int]) -> list[int]:
-        return []
+    def fit(self, wav: Wav, codes: Sequence[int], voice: Sequence[int]) -> Fit:
+        return NOTHING
 
-    def stream(
-        self, voice: Sequence[int], seed: int = 0, longest: float = 4.0, listener: object = None, tone: Sequence[int] = ()
-    ) -> Decoder:
+    def stream(self, voice: Sequence[int], seed: int = 0, longest: float = 4.0, listener: object = None, fit: Fit = NOTHING) -> Decoder:
         return Decoder()
 
 

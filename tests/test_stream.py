@@ -23,6 +23,7 @@ from gpa.nets.export import PrenetGraph, RowsGraph, WaveGraph
 from gpa.nets.fake import tiny_bicodec
 from gpa.tokenizers.bicodec import MOST_PIECE, BiCodec
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
+from gpa.tokenizers.fit import Fit
 from gpa.tokenizers.turns import Listener
 from gpa.tokenizers.window import FIRST_SECONDS, receptive_field, stretches
 
@@ -147,8 +148,7 @@ def at_once(codec: BiCodec, codes: np.ndarray) -> np.ndarray:
     if not codec.parametric:
         frames = codec.prenet(codes=codes[None], voice=voice, **ALONE)["frames"]
         return codec.decoder(frames=frames, **ALONE)["wav"][0]
-    out = codec.decoder(codes=codes[None], voice=voice, skip=np.zeros(2, np.int64))
-    return whole(Rows(*(out[name][0] for name in Rows._fields)), 640, 160)
+    return whole(codec.rows(codes[None], voice, (0, 0)), 640, 160)
 
 
 def spoken_by(codec: BiCodec) -> str:
@@ -159,7 +159,7 @@ def spoken_by(codec: BiCodec) -> str:
 def chunked(codec: BiCodec, examples: int) -> None:
     """`examples` random ways to cut codes of random number, against decoding them at once. A window is decoded once: a net is a
     pure function of it, and which windows it is asked for is what is tested."""
-    voice, tone = range(codec.token_num), range(-6, 6) if codec.parametric else ()
+    voice, fit = range(codec.token_num), Fit(tuple(range(-6, 6)), 70) if codec.parametric else Fit()
     seen = dict[bytes, dict[str, np.ndarray]]()
 
     def once(net: Decode, **fed: np.ndarray) -> dict[str, np.ndarray]:
@@ -172,12 +172,12 @@ def chunked(codec: BiCodec, examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     def law(count: int, sizes: list[int]) -> None:
         codes = codes_of(count)
-        stream = codec.stream(voice, seed=5, tone=tone)
+        stream = codec.stream(voice, seed=5, fit=fit)
         pieces = [stream.push(codes[piece].tolist()) for piece in cut(count, sizes)]
         wav = np.concatenate([*pieces, stream.flush()])
         assert wav.dtype == np.float32
         assert wav.shape == (count * codec.samples_per_code,)
-        assert np.array_equal(wav, codec.decode(codes.tolist(), voice, seed=5, tone=tone))
+        assert np.array_equal(wav, codec.decode(codes.tolist(), voice, seed=5, fit=fit))
 
     with pytest.MonkeyPatch.context() as patch:
         for name in {"decoder", spoken_by(codec)}:
@@ -236,9 +236,7 @@ def test_rows_of_the_embedded_codec_do_not_alternate(embedded: BiCodec) -> None:
 
 def test_windows_of_the_embedded_codec_change_less_than_a_unit_of_16_bits(embedded: BiCodec) -> None:
     codes, voice = codes_of(120), np.arange(embedded.token_num)
-    out = embedded.decoder(codes=codes[None], voice=voice[None], skip=np.zeros(2))
-    synthesis = embedded.synthesis(0)
-    expected = np.concatenate([synthesis.push(Rows(*(out[name][0] for name in Rows._fields))), synthesis.flush()])
+    expected = embedded.synthesis(0).whole(embedded.rows(codes[None], voice[None], (0, 0)))
     assert np.abs(embedded.decode(codes, voice) - expected).max() < 1 / 32768
 
 
@@ -414,10 +412,22 @@ def test_a_wave_generator_waits_for_all_it_hears(codecs: dict[str, BiCodec]) -> 
     codec = codecs["published"]
     with pytest.raises(CheckpointError, match=f"legal: lookahead {codec.field.after}"):
         codec.stream(range(codec.token_num), lookahead=3)
-    with pytest.raises(CheckpointError, match="no pitch"):
-        codec.stream(range(codec.token_num), f0_scale=1.1)
-    with pytest.raises(CheckpointError, match="legal: a voice without"):
-        codec.stream(range(codec.token_num), tone=[1, 2])
+    for fit in (Fit(pitch=100), Fit(tone=(1, 2))):
+        with pytest.raises(CheckpointError, match="legal: a voice without"):
+            codec.stream(range(codec.token_num), fit=fit)
+
+
+def test_voiced_frames_are_rendered_with_the_noise_that_the_config_asks_for(codecs: dict[str, BiCodec]) -> None:
+    codec = codecs["nano"]
+    asked = codes_of(40)[None], np.arange(codec.token_num)[None], (0, 0)
+    rows = codec.rows(*asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "_voiced_noise", 0.0)
+        whole = codec.rows(*asked)
+    assert set(rows.voiced > 0) == {True, False}
+    lower = np.where(rows.voiced > 0, -3 * np.log(10) / 20, 0)[:, None]
+    np.testing.assert_allclose(rows.noise - whole.noise, np.broadcast_to(lower, rows.noise.shape), atol=1e-5)
+    np.testing.assert_array_equal(rows.harmonic, whole.harmonic)
 
 
 def test_seed_and_pitch(codecs: dict[str, BiCodec]) -> None:
@@ -426,8 +436,8 @@ def test_seed_and_pitch(codecs: dict[str, BiCodec]) -> None:
     wav = codec.decode(codes, voice, seed=1)
     assert np.array_equal(wav, codec.decode(codes, voice, seed=1))
     assert not np.array_equal(wav, codec.decode(codes, voice, seed=2))
-    assert not np.array_equal(wav, codec.decode(codes, voice, seed=1, f0_scale=1.2))
-    assert len(codec.decode(codes, voice, f0_scale=0.5)) == len(wav)
+    assert not np.array_equal(wav, codec.decode(codes, voice, seed=1, fit=Fit(pitch=300)))
+    assert len(codec.decode(codes, voice, fit=Fit(pitch=-400))) == len(wav)
 
 
 # ---- what a code's speech depends on ----

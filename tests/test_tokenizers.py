@@ -21,6 +21,7 @@ from gpa.nets.folders import read_glm
 from gpa.nets.mel import WhisperMel
 from gpa.tokenizers import volume
 from gpa.tokenizers.bicodec import BiCodec
+from gpa.tokenizers.fit import Fit
 from gpa.tokenizers.glm import GLMTokenizer
 
 
@@ -157,8 +158,8 @@ def test_what_is_refused(bicodec: BiCodec, nano_checkpoint: Path, published_chec
         bicodec.decode([-1], [0] * 4)
     with pytest.raises(CheckpointError, match="4 global codes, found 3"):
         bicodec.stream([0] * 3)
-    with pytest.raises(CheckpointError, match="no pitch to scale"):
-        BiCodec(published_checkpoint / "BiCodec").stream([0] * 32, f0_scale=1.5)
+    with pytest.raises(CheckpointError, match="no rows for it"):
+        BiCodec(published_checkpoint / "BiCodec").stream([0] * 32, fit=Fit(pitch=50))
 
 
 def test_folders_that_do_not_hold_a_tokenizer(nano_checkpoint: Path, tmp_path: Path) -> None:

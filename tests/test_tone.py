@@ -1,4 +1,4 @@
-"""Tone: what a voice keeps of its spectrum beside its codes."""
+"""Tone and pitch: what a voice keeps of its sound beside its codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from gpa import audio, hub, load
 from gpa.audio import Wav
 from gpa.errors import CheckpointError
+from gpa.tokenizers import pitch
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis
+from gpa.tokenizers.fit import Fit, with_fit
+from gpa.tokenizers.fit import fit as fit_voice
 from gpa.tokenizers.tone import STEP, fit, with_tone
 
 BANDS = 8
@@ -97,6 +100,29 @@ def test_an_odd_tone_is_refused() -> None:
     assert with_tone(rows := spoken(4), [], 16_000) is rows
 
 
+@given(st.integers(-390, 390), gains)
+@settings(max_examples=15, deadline=None)
+def test_a_voice_is_found_to_be_higher_or_lower(cents: int, tone: list[int]) -> None:
+    rows = spoken()
+    clip = said(with_fit(rows, Fit(tuple(tone), cents), 16_000))
+    assert abs(pitch.fit(rows, clip, 160, 16_000) - cents) <= 3
+    assert fit_voice(rows, clip, synthesis, BANDS).pitch == pitch.fit(rows, clip, 160, 16_000)
+
+
+def test_what_has_no_period_has_no_pitch() -> None:
+    rows, noise = spoken(), np.random.default_rng(0).standard_normal(38_400).astype(np.float32)
+    for clip in (noise, np.zeros(38_400, np.float32), said(rows)[:2_000], np.zeros(0, np.float32)):
+        assert pitch.fit(rows, clip, 160, 16_000) == 0
+    assert pitch.fit(rows.part(0, 0), noise, 160, 16_000) == 0
+
+
+def test_an_octave_is_no_pitch_of_a_voice() -> None:
+    """Half of the period that is looked for is another's: what is found stays within the range."""
+    rows = spoken()
+    clip = said(rows._replace(f0=2 * rows.f0))
+    assert abs(pitch.fit(rows, clip, 160, 16_000)) <= 3  # twice the period is a period too
+
+
 def test_a_clip_comes_back_nearer_with_its_tone() -> None:
     """With the checkpoint in the package, on the recording that the demo converts: the long-term spectrum, in 16 bands."""
     clip = audio.decode((hub.embedded() / "demo.opus").read_bytes(), 16_000)[: 6 * 16_000]
@@ -104,7 +130,7 @@ def test_a_clip_comes_back_nearer_with_its_tone() -> None:
         voice, codes = model.voice(clip), model.semantic_codes(clip)
         assert len(voice.tone) == 2 * model.bicodec.tone_bands
         far, near = (
-            np.abs(spectrum(model.bicodec.decode(codes, voice.codes, tone=tone)) - spectrum(clip)).mean() for tone in ((), voice.tone)
+            np.abs(spectrum(model.bicodec.decode(codes, voice.codes, fit=Fit(tone))) - spectrum(clip)).mean() for tone in ((), voice.tone)
         )
         assert near < 0.7 * far
         assert not np.array_equal(*(model.tts("Yes.", replace(voice, tone=tone), seed=3).wav for tone in ((), voice.tone)))

@@ -24,9 +24,9 @@ def test_round_trip_in_less_than_a_kilobyte(tmp_path: Path, codes: list[int], na
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
-@given(st.lists(st.integers(-40, 40), min_size=64, max_size=64))
-def test_a_tone_finds_room_in_the_kilobyte(tmp_path: Path, tone: list[int]) -> None:
-    voice = Voice((4095,) * 8, 4096, "ü" * MAX_NAME, tone=tuple(tone))
+@given(st.lists(st.integers(-40, 40), min_size=64, max_size=64), st.integers(-400, 400))
+def test_a_tone_and_a_pitch_find_room_in_the_kilobyte(tmp_path: Path, tone: list[int], pitch: int) -> None:
+    voice = Voice((4095,) * 8, 4096, "ü" * MAX_NAME, tone=tuple(tone), pitch=pitch)
     voice.save(tmp_path / "v.json")
     assert Voice.load(tmp_path / "v.json") == voice
     assert (tmp_path / "v.json").stat().st_size <= 1000
@@ -43,6 +43,8 @@ def test_a_tone_finds_room_in_the_kilobyte(tmp_path: Path, tone: list[int]) -> N
         ({"codes": "1 2 3"}, "legal: list"),
         ({"codebook_size": None}, "codebook_size is None"),
         ({"name": "x" * 81}, "legal: up to 80"),
+        ({"pitch": -401}, r"the pitch -401 \(legal: -400\.\.400 cents\)"),
+        ({"pitch": 1.5}, r"pitch is 1.5 \(legal: int\)"),
         ({"tone": [1, 2, 3]}, r"legal: an even count of gains in -40\.\.40"),
         ({"tone": [0, 41]}, "legal: an even count"),
         ({"tone": [0, 0.5]}, r"tone\[1\] is 0\.5 \(legal: int\)"),

@@ -120,6 +120,12 @@ def test_moments_stay_with_their_weights_whatever_is_trained_on(trained: tuple[s
             assert torch.equal(before.optimiser.state[old]["exp_avg"], after.optimiser.state[new]["exp_avg"])
 
 
+def test_a_state_of_other_nets_is_refused(tmp_path: Path) -> None:
+    run_pair(pair(tmp_path, "first", "second"))
+    with pytest.raises(CheckpointError, match=r"state\.pt is of other nets; begin a run of its own"):
+        Loop(nn.Linear(3, 2), tmp_path, Schedule(3, 0.1)).resume()
+
+
 @pytest.mark.parametrize("trained", [("second", "first"), ("second",)])
 def test_moments_that_fit_no_weights_are_refused(trained: tuple[str, ...], tmp_path: Path) -> None:
     run_pair(pair(tmp_path, "first", "second"))

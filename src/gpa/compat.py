@@ -59,7 +59,7 @@ class ReferenceGPA(GPA):
         return self._spoken(prompt.vc(self.vocab, target.codes, self.semantic_codes(wav)), target, drawn, outcome)
 
     def _spoken(self, asked: Prompt, voice: Voice, sampling: Sampling, outcome: Outcome, speed: float = 1.0) -> Stream:
-        decoder, stretcher = self.bicodec.stream(voice.codes, sampling.seed, tone=voice.tone), Stretcher(speed, self.sample_rate)
+        decoder, stretcher = self.bicodec.stream(voice.codes, sampling.seed, fit=voice.fit), Stretcher(speed, self.sample_rate)
         for code in self.semantic(asked, replace(sampling, max_new_ids=MAX_NEW_IDS, min_new_ids=0), outcome):
             yield stretcher.push(decoder.push([code]))
         yield stretcher.push(decoder.flush())

@@ -39,7 +39,7 @@ def convert(parts: Parts, sound: Sound, target: Voice, sampling: Sampling, outco
             break
         codes = parts.semantic_codes(wav)
         bounded = replace(sampling, max_new_ids=bounds.vc_limit(len(codes)), min_new_ids=bounds.vc_floor(len(codes)))
-        decoder = parts.bicodec.stream(target.codes, sampling.seed, tone=target.tone)
+        decoder = parts.bicodec.stream(target.codes, sampling.seed, fit=target.fit)
         for code in parts.semantic(prompt.vc(parts.vocab, target.codes, codes), bounded, outcome):
             part = decoder.push([code])
             yield part
@@ -132,7 +132,7 @@ class _Utterance:
     def __init__(self, parts: Parts, target: Voice, sampling: Sampling, start: int, window: float) -> None:
         self.start = start  # sample of the source
         self._parts, self._target, self._sampling = parts, target, sampling
-        self._decoder = parts.bicodec.stream(target.codes, sampling.seed, longest=min(window, FIRST_SECONDS), tone=target.tone)
+        self._decoder = parts.bicodec.stream(target.codes, sampling.seed, longest=min(window, FIRST_SECONDS), fit=target.fit)
         self._said: list[int] = []
         self._due = 0  # samples that are owed
 

@@ -217,9 +217,9 @@ class GPA(Parts):
     def _voice_from(self, clip: Wav, codes: Codes, name: str, transcript: str) -> Voice:
         """A clip (T,) and its global codes -> a Voice."""
         semantic = self.semantic_codes(clip) if transcript or self.bicodec.tone_bands else []
-        tone = self.bicodec.tone(clip, semantic, codes)
+        fit = self.bicodec.fit(clip, semantic, codes)
         said, book = (tuple(semantic), self.bicodec.semantic_codebook) if transcript else ((), "")
-        return Voice(tuple(map(int, codes)), self.vocab.bicodec_global.size, name, transcript, said, tuple(tone), book)
+        return Voice(tuple(map(int, codes)), self.vocab.bicodec_global.size, name, transcript, said, fit.tone, book, fit.pitch)
 
     # ---- the end ----
 

@@ -92,7 +92,7 @@ def _language(said: str) -> str | None:
 
 def _decoded(parts: Parts, codes: Iterator[int], manner: Manner, listener: Listener) -> Iterator[Wav]:
     """Semantic codes as they come -> sound in a voice as soon as its samples are settled."""
-    decoder = parts.bicodec.stream(manner.voice.codes, manner.sampling.seed, listener=listener, tone=manner.voice.tone)
+    decoder = parts.bicodec.stream(manner.voice.codes, manner.sampling.seed, listener=listener, fit=manner.voice.fit)
     for code in codes:
         yield decoder.push([code])
     yield decoder.flush()

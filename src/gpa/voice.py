@@ -12,12 +12,14 @@ from pathlib import Path
 
 from gpa import strict
 from gpa.errors import GPAError
+from gpa.tokenizers import pitch
+from gpa.tokenizers.fit import Fit
 from gpa.tokenizers.tone import MOST
 
 FORMAT = "gpa-voice-1"
 MAX_BYTES, MAX_BYTES_TRANSCRIBED = 1000, 8000  # of a voice file
 MAX_NAME = 80  # characters
-OPTIONAL = ("transcript", "semantic", "semantic_codebook", "tone")  # not written where empty
+OPTIONAL = ("transcript", "semantic", "semantic_codebook", "tone", "pitch")  # not written where empty
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Voice:
 
     `transcript` and `semantic`, both or neither: what is said in the clip, and its semantic codes; speech goes on from them.
     `semantic_codebook`: whose codes these are, where the checkpoint's BiCodec/config.yaml says it.
-    `tone`: how much stronger the clip is than what is rendered of its codes (`gpa.tokenizers.tone`); none for most checkpoints."""
+    `tone`, `pitch`: how much stronger and higher the clip is than what is rendered of its codes (`gpa.tokenizers.tone`, `.pitch`);
+    none for most checkpoints."""
 
     codes: tuple[int, ...]
     codebook_size: int
@@ -35,6 +38,7 @@ class Voice:
     semantic: tuple[int, ...] = ()
     tone: tuple[int, ...] = ()  # half decibels in mel bands: of unvoiced frames, then of voiced ones
     semantic_codebook: str = ""
+    pitch: int = 0  # cents
 
     def __post_init__(self) -> None:
         if not self.codes or any(not 0 <= code < self.codebook_size for code in self.codes):
@@ -44,8 +48,15 @@ class Voice:
             raise ValueError(f"the voice has {found} (legal: both or neither)")
         if len(self.tone) % 2 or any(abs(gain) > MOST for gain in self.tone):
             raise ValueError(f"the voice has the tone {list(self.tone)} (legal: an even count of gains in -{MOST}..{MOST})")
+        if abs(self.pitch) > pitch.MOST:
+            raise ValueError(f"the voice has the pitch {self.pitch} (legal: -{pitch.MOST}..{pitch.MOST} cents)")
         if len(self.name) > MAX_NAME:
             raise ValueError(f"the voice's name has {len(self.name)} characters (legal: up to {MAX_NAME})")
+
+    @property
+    def fit(self) -> Fit:
+        """What is rendered besides its codes."""
+        return Fit(self.tone, self.pitch)
 
     def save(self, path: str | Path) -> None:
         """Write as JSON. Raises GPAError: not writable."""

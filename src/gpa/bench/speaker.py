@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from threading import Lock
@@ -24,6 +24,7 @@ from gpa.bench import process
 from gpa.errors import GPAError
 from gpa.pipeline import GPA, load
 from gpa.tokenizers.bicodec import BiCodec
+from gpa.tokenizers.fit import NOTHING, Fit
 from gpa.voice import Voice
 
 OURS, REFERENCE = WAYS = ("gpa", "reference")
@@ -103,16 +104,16 @@ class FullDecode:
         self._codec = codec
         self.sample_rate, self.frame_rate, self.token_num = codec.sample_rate, codec.frame_rate, codec.token_num
 
-    def stream(self, voice: Iterable[int], seed: int = 0, listener: object = None, tone: Sequence[int] = ()) -> FullStream:
+    def stream(self, voice: Iterable[int], seed: int = 0, listener: object = None, fit: Fit = NOTHING) -> FullStream:
         """See `BiCodec.stream`."""
-        return FullStream(self._codec, tuple(voice), seed, tone)
+        return FullStream(self._codec, tuple(voice), seed, fit)
 
 
 class FullStream:
     """One utterance."""
 
-    def __init__(self, codec: BiCodec, voice: tuple[int, ...], seed: int, tone: Sequence[int]) -> None:
-        self._codec, self._voice, self._seed, self._tone = codec, voice, seed, tone
+    def __init__(self, codec: BiCodec, voice: tuple[int, ...], seed: int, fit: Fit) -> None:
+        self._codec, self._voice, self._seed, self._fit = codec, voice, seed, fit
         self._codes: list[int] = []
         self._given, self._next = 0, round(CHUNK * codec.frame_rate)
 
@@ -126,7 +127,7 @@ class FullStream:
 
     def flush(self) -> Wav:
         """All codes -> the samples not yet given."""
-        wav = self._codec.decode(self._codes, self._voice, self._seed, tone=self._tone)
+        wav = self._codec.decode(self._codes, self._voice, self._seed, fit=self._fit)
         new, self._given = wav[self._given :], len(wav)
         return new
 

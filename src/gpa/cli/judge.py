@@ -85,6 +85,6 @@ def _reconstruct(model: GPA) -> Callable[[Wav], Wav]:
 
     def reconstruct(wav: Wav) -> Wav:
         codes, voice = model.semantic_codes(wav), model.bicodec.voice(wav)
-        return model.bicodec.decode(codes, voice, tone=model.bicodec.tone(wav, codes, voice))
+        return model.bicodec.decode(codes, voice, fit=model.bicodec.fit(wav, codes, voice))
 
     return reconstruct

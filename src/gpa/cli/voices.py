@@ -51,7 +51,7 @@ def describe(
         print_json(asdict(found))
         return
     facts = {"name": found.name, "file": shipped or voice, "codebook": found.codebook_size, "codes": " ".join(map(str, found.codes))}
-    facts["tone"] = " ".join(map(str, found.tone)) or "none"
+    facts |= {"tone": " ".join(map(str, found.tone)) or "none", "pitch": f"{found.pitch:+d} cents"}
     for key, value in facts.items():
         typer.echo(f"{key:10}{value}")
 

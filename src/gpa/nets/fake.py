@@ -63,6 +63,7 @@ volume: rms
 features: whisper
 feature_layers: [1, 2]
 tone_bands: 6
+voiced_noise: -3
 audio_tokenizer:
   mel_params: {sample_rate: 16000, n_fft: 1024, win_length: 640, hop_length: 320, mel_fmin: 10, mel_fmax: null, num_mels: 80, log: true}
   encoder:

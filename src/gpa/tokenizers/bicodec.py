@@ -21,14 +21,14 @@ from gpa.errors import AudioError, CheckpointError
 from gpa.nets.net import Net, load_net
 from gpa.tokenizers import volume
 from gpa.tokenizers.excitation import Rows, SourceFilterSynthesis, synthesis_of
+from gpa.tokenizers.fit import NOTHING, Fit, fit, with_fit
 from gpa.tokenizers.glm import Codes, GLMTokenizer
-from gpa.tokenizers.tone import fit, with_tone
 from gpa.tokenizers.turns import Listener, Turns, lanes
 from gpa.tokenizers.window import MOST_SECONDS, receptive_field, samples_per_code, stretches
 
 MOST_PIECE = 0.64  # seconds that a wave generator decodes at once: more would be no less work, and take more memory
 SHORTEST = 400  # samples that wav2vec2 needs for one frame
-TONE_SECONDS = 30.0  # of a clip that are listened to for a tone
+FIT_SECONDS = 30.0  # of a clip that are listened to for its tone and pitch
 
 
 class BiCodec:
@@ -61,6 +61,7 @@ class BiCodec:
         self._config = config
         self.own_features = config.get("features", "wav2vec2") == "wav2vec2"  # and so encodes a wav by itself
         self.tone_bands: int = config.get("tone_bands", 0)
+        self._voiced_noise: float = config.get("voiced_noise", 0.0)  # dB
         self.semantic_codebook: str = config.get("semantic_codebook", "")  # which one, of those that a training has had
         self.voice_codebook_size = math.prod(c["speaker_encoder"]["fsq_levels"])
         made = samples_per_code(config)
@@ -107,19 +108,19 @@ class BiCodec:
         levelled = (volume.RULES[level] if level else self._level)(np.asarray(wav, np.float32))
         return np.resize(levelled, self._reference_samples)
 
-    def tone(self, wav: Wav, codes: Sequence[int], voice: Codes) -> list[int]:
-        """A clip (T,) at `sample_rate`, its semantic codes (N,) and global codes -> what these leave out of the voice, for `stream`:
-        gains in half decibels, none where the config names no `tone_bands`."""
+    def fit(self, wav: Wav, codes: Sequence[int], voice: Codes) -> Fit:
+        """A clip (T,) at `sample_rate`, its semantic codes (N,) and global codes -> what these leave out of the voice, for `stream`;
+        nothing where the config names no `tone_bands`."""
         if not self.tone_bands or not len(codes):
-            return []
-        codes = codes[: round(TONE_SECONDS * self.frame_rate)]
+            return Fit()
+        codes = codes[: round(FIT_SECONDS * self.frame_rate)]
         with self.turns.turn(Listener().due):
             rows = self.rows(np.array(codes)[None], voice[None], (0, 0))
         return fit(rows, self._level(wav), lambda: self.synthesis(0), self.tone_bands)
 
-    def decode(self, codes: Iterable[int], voice: Iterable[int], seed: int = 0, f0_scale: float = 1.0, tone: Sequence[int] = ()) -> Wav:
+    def decode(self, codes: Iterable[int], voice: Iterable[int], seed: int = 0, fit: Fit = NOTHING) -> Wav:
         """Semantic codes (N,) and global codes (token_num,) -> wav (N * samples_per_code,). `seed` draws the noise."""
-        stream = self.stream(voice, seed, f0_scale=f0_scale, tone=tone)
+        stream = self.stream(voice, seed, fit=fit)
         return np.concatenate([stream.push(codes), stream.flush()])
 
     def stream(
@@ -127,27 +128,24 @@ class BiCodec:
         voice: Iterable[int],
         seed: int = 0,
         lookahead: int | None = None,
-        f0_scale: float = 1.0,
         longest: float = MOST_SECONDS,
         listener: Listener | None = None,
-        tone: Sequence[int] = (),
+        fit: Fit = NOTHING,
     ) -> SpeechStream:
         """A stream that gives the samples of `decode`, as codes come.
 
         `lookahead` (source-filter heads only): codes to wait for behind those that are decoded. Fewer than `field.after` (None:
-        exactly these) start earlier, but the samples differ from `decode`. `f0_scale` (these only) multiplies the pitch, `tone`
-        (these only) is what `tone` found of the voice. `longest`: seconds decoded at once; fewer are more work and less delay (of
+        exactly these) start earlier, but the samples differ from `decode`. `fit` (these only): what `fit` found of the voice.
+        `longest`: seconds decoded at once; fewer are more work and less delay (of
         live talk). `listener`: who heard what was said before, if it is not the first of several utterances: the more that was, the
         more of this one may be decoded at once.
         Raises CheckpointError."""
         listener = listener or Listener()
         if self.parametric:
             after = self.field.after if lookahead is None else lookahead
-            return RowsStream(self, voice, seed, after, f0_scale, tone, longest, listener)
-        if f0_scale != 1:
-            raise CheckpointError("this checkpoint's decoder has no pitch to scale (legal: f0_scale 1)")
-        if tone:
-            raise CheckpointError("the voice has a tone, and this checkpoint's decoder gives no rows for it (legal: a voice without)")
+            return RowsStream(self, voice, seed, after, fit, longest, listener)
+        if fit != NOTHING:
+            raise CheckpointError("the voice has a tone or a pitch, and this decoder gives no rows for it (legal: a voice without)")
         if lookahead not in (None, self.field.after):
             raise CheckpointError(f"this checkpoint's decoder waits for all that it hears (legal: lookahead {self.field.after})")
         return WaveStream(self, voice, min(longest, MOST_PIECE), listener)
@@ -164,7 +162,7 @@ class BiCodec:
     def rows(self, codes: Codes, voice: Codes, skip: tuple[int, int]) -> Rows:
         """Of a source-filter head: codes (1, N) and global codes (1, token_num) -> rows of all frames but `skip` at either end."""
         out = self.decoder(codes=codes, voice=voice, skip=np.array(skip))
-        return Rows(*(out[name][0] for name in Rows._fields))
+        return Rows(*(out[name][0] for name in Rows._fields)).with_voiced_noise(self._voiced_noise)
 
     @cached_property
     def decoder(self) -> Net:
@@ -292,13 +290,12 @@ class RowsStream(SpeechStream):
         voice: Iterable[int],
         seed: int,
         lookahead: int,
-        f0_scale: float,
-        tone: Sequence[int],
+        fit: Fit,
         longest: float,
         listener: Listener,
     ) -> None:
         super().__init__(codec, voice, longest, listener)
-        self._lookahead, self._f0_scale, self._tone = lookahead, np.float32(f0_scale), tuple(tone)
+        self._lookahead, self._fit = lookahead, fit
         self._synthesis = codec.synthesis(seed)
         # rows that the head gives for a frame
         self._per_frame = codec.samples_per_code // codec.field.frames_per_code // self._synthesis.hop_length
@@ -328,9 +325,8 @@ class RowsStream(SpeechStream):
         self._listener.give(size / self._codec.frame_rate)
         used = self._before + size - field.before
         self._codes, self._before = self._codes[max(0, used) :], self._before + size - max(0, used)
-        part = slice((first - start) * self._per_frame, (last - start) * self._per_frame)
-        rows = with_tone(Rows(*(x[part] for x in found)), self._tone, self._codec.sample_rate)
-        return self._synthesis.push(rows._replace(f0=rows.f0 * self._f0_scale)).astype(np.float32)
+        settled = found.part((first - start) * self._per_frame, (last - start) * self._per_frame)
+        return self._synthesis.push(with_fit(settled, self._fit, self._codec.sample_rate)).astype(np.float32)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -35,6 +35,11 @@ class Rows(NamedTuple):
         """These rows and those after them."""
         return Rows(*(np.concatenate(pair) for pair in zip(self, later, strict=True)))
 
+    def with_voiced_noise(self, decibels: float) -> Rows:
+        """These rows with more noise where they are voiced, or with less."""
+        gain = np.where(self.voiced > 0, np.float32(decibels * np.log(10) / 20), np.float32(0))
+        return self._replace(noise=self.noise + gain[:, None])
+
 
 class SourceFilterSynthesis:
     """One utterance: its pulse phase, its noise (a function of seed and frame alone) and its overlapping windows."""

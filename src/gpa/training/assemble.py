@@ -22,7 +22,7 @@ from gpa.nets.folders import write_bicodec, write_glm, write_lm
 from gpa.nets.source_filter import Rows as TorchRows
 from gpa.ngrams import FILE as NGRAMS
 from gpa.tokenizers.excitation import Rows, synthesis_of
-from gpa.tokenizers.tone import fit
+from gpa.tokenizers.fit import Fit, fit
 from gpa.training.jobs import LinguisticJob, LMJob, averaged, read_job, trained_codec, trained_glm
 from gpa.training.tokenize import PackTokenizer
 from gpa.vocab import PAD, STOP, Vocab
@@ -133,14 +133,15 @@ def _clip(name: str, spec: VoiceSpec, packs: Path) -> Wav:
 
 @torch.inference_mode()
 def _voice(name: str, clip: Wav, tokenizer: PackTokenizer) -> Voice:
-    """Global codes and tone of a clip (T,)."""
+    """Global codes, tone and pitch of a clip (T,)."""
     codec = tokenizer.codec
     codes = codec.tokenize_voice(torch.from_numpy(clip)[None])
-    tone: list[int] = []
+    found = Fit()
     if bands := codec.config.get("tone_bands", 0):
         semantic, _, _ = tokenizer.encode([clip], tokenizer.features([clip]))[0]
         rows = codec.detokenize(torch.from_numpy(semantic.astype(np.int64))[None], codes)
         assert isinstance(rows, TorchRows)  # what has a tone has a source-filter head
-        tone = fit(Rows(*(x[0].numpy() for x in rows)), clip, lambda: synthesis_of(codec.config), bands)
+        rendered = Rows(*(x[0].numpy() for x in rows)).with_voiced_noise(codec.config.get("voiced_noise", 0.0))
+        found = fit(rendered, clip, lambda: synthesis_of(codec.config), bands)
     book = int(np.prod(codec.config["audio_tokenizer"]["speaker_encoder"]["fsq_levels"]))
-    return Voice(tuple(codes[0].tolist()), book, name, tone=tuple(tone))
+    return Voice(tuple(codes[0].tolist()), book, name, tone=found.tone, pitch=found.pitch)

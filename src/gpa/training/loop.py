@@ -64,10 +64,13 @@ class Loop:
         return self.step * self.workers.count + self.workers.rank
 
     def resume(self) -> dict[str, Any]:
-        """Take up the last state, if any; returns its `extra`."""
+        """Take up the last state, if any; returns its `extra`. Raises CheckpointError for one of another run."""
         state = self.checkpoints.load()
         if state is not None:
-            self.module.load_state_dict(state["model"])
+            try:
+                self.module.load_state_dict(state["model"])
+            except RuntimeError as error:
+                raise CheckpointError(f"{self.checkpoints.path} is of other nets; begin a run of its own, with `init` ({error})") from error
             self.average.state = {name: value.to(self.device) for name, value in state["average"].items()}
             self.optimiser.load_state_dict(self._taken_up(state))
             self.step = state["step"]
