@@ -66,7 +66,7 @@ def make(model: gpa.GPA, number: int, take: int, text: str) -> Take:
 def judged(model: gpa.GPA, listener: judge.Judge, takes: Sequence[Take]) -> Iterator[Take]:
     """Decode and have the judge count, window by window."""
     voices = {take.voice: model.voice(take.voice) for take in takes}
-    wavs = [model.bicodec.decode(take.codes, voices[take.voice].codes, tone=voices[take.voice].tone) for take in takes]
+    wavs = [model.bicodec.decode(take.codes, voices[take.voice].codes, fit=voices[take.voice].fit) for take in takes]
     at = 0
     for wav, said in judge.windows(wavs, [take.text for take in takes]):
         group = []
