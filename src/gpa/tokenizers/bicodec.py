@@ -136,9 +136,8 @@ class BiCodec:
 
         `lookahead` (source-filter heads only): codes to wait for behind those that are decoded. Fewer than `field.after` (None:
         exactly these) start earlier, but the samples differ from `decode`. `fit` (these only): what `fit` found of the voice.
-        `longest`: seconds decoded at once; fewer are more work and less delay (of
-        live talk). `listener`: who heard what was said before, if it is not the first of several utterances: the more that was, the
-        more of this one may be decoded at once.
+        `longest`: seconds decoded at once; fewer are more work and less delay (of live talk). `listener`: who heard what was said
+        before, if it is not the first of several utterances: the more that was, the more of this one may be decoded at once.
         Raises CheckpointError."""
         listener = listener or Listener()
         if self.parametric:
