@@ -109,6 +109,13 @@ def test_a_voice_is_found_to_be_higher_or_lower(cents: int, tone: list[int]) -> 
     assert fit_voice(rows, clip, synthesis, BANDS).pitch == pitch.fit(rows, clip, 160, 16_000)
 
 
+@pytest.mark.parametrize("cents", [-440, -410, -400, 400, 405, 410, 440])
+def test_a_voice_at_the_end_of_the_range_keeps_a_legal_pitch(cents: int) -> None:
+    rows = spoken()
+    clip = said(rows._replace(f0=rows.f0 * np.float32(pitch.factor(cents))))
+    assert abs(pitch.fit(rows, clip, 160, 16_000)) <= pitch.MOST
+
+
 def test_what_has_no_period_has_no_pitch() -> None:
     rows, noise = spoken(), np.random.default_rng(0).standard_normal(38_400).astype(np.float32)
     for clip in (noise, np.zeros(38_400, np.float32), said(rows)[:2_000], np.zeros(0, np.float32)):

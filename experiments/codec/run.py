@@ -19,7 +19,7 @@ import numpy as np
 import gpa
 from gpa.data import manifest
 from gpa.data.shards import read_shard
-from gpa.tokenizers.fit import NOTHING, Fit, with_fit
+from gpa.tokenizers.fit import with_fit
 from gpa.training.features import pitch
 
 COUNT = 100
@@ -32,16 +32,16 @@ def wavs(path: Path) -> Iterator[np.ndarray]:
         yield manifest.load_wav(rows[i * len(rows) // COUNT], path if path.is_dir() else path.parent, 16_000)
 
 
-def error(model: gpa.GPA, wav: np.ndarray, fitted: bool) -> float:
-    """Mean distance of the logarithms of a clip's pitch and of that which it would be rendered with."""
+def errors(model: gpa.GPA, wav: np.ndarray) -> list[float]:
+    """Mean distance of the logarithms of a clip's pitch and of that which it is rendered with: by its codes alone, by its voice."""
     codec = model.bicodec
     codes, voice = model.semantic_codes(wav), codec.voice(wav)
-    fit: Fit = codec.fit(wav, codes, voice) if fitted else NOTHING
-    rows = with_fit(codec.rows(np.array(codes)[None], voice[None], (0, 0)), fit, codec.sample_rate)
+    plain = codec.rows(np.array(codes)[None], voice[None], (0, 0))
     true = pitch(wav).astype(np.float32)
-    count = min(len(true), len(rows.f0))
-    both = (true[:count] > 0) & (rows.voiced[:count] > 0)
-    return float(np.abs(np.log(rows.f0[:count][both] / true[:count][both])).mean())
+    count = min(len(true), len(plain.f0))
+    both = (true[:count] > 0) & (plain.voiced[:count] > 0)
+    fitted = with_fit(plain, codec.fit(wav, codes, voice), codec.sample_rate)
+    return [float(np.abs(np.log(rows.f0[:count][both] / true[:count][both])).mean()) for rows in (plain, fitted)]
 
 
 def usage(codes: np.ndarray, size: int) -> str:
@@ -60,8 +60,7 @@ def main() -> None:
     asked = parser.parse_args()
     model = gpa.load(asked.checkpoint)
     for name, _, path in (clips.partition("=") for clips in asked.clips):
-        heard = list(wavs(Path(path)))
-        plain, fitted = (np.mean([error(model, wav, how) for wav in heard]) for how in (False, True))
+        plain, fitted = np.mean([errors(model, wav) for wav in wavs(Path(path))], axis=0)
         sys.stdout.write(f"f0 error, {name}: {plain:.4f} of the codes alone, {fitted:.4f} with what the voice keeps besides\n")
     if asked.shards:
         rows = [row for path in sorted(asked.shards.glob("*.npz")) for row in read_shard(path)]

@@ -33,7 +33,7 @@ def fit(rows: Rows, clip: Wav, hop_length: int, sample_rate: int) -> int:
         middle = (PERIODS + 1) * longest + frame * hop_length
         found[frame], powers[frame] = _cents(padded, middle, sample_rate / float(rows.f0[frame]))
     heard = powers > QUIET * powers.max(initial=0.0)
-    return round(float(np.median(found[heard]))) if heard.sum() >= FEW else 0
+    return round(float(np.clip(np.median(found[heard]), -MOST, MOST))) if heard.sum() >= FEW else 0
 
 
 def factor(cents: int) -> float:
