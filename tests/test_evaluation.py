@@ -94,11 +94,32 @@ def test_texts_are_scored_as_they_sound(text, scored):
 def test_windows_hold_every_utterance_in_order_below_the_limit():
     wavs = [np.full(int(seconds * 16_000), 0.3, np.float32) for seconds in (10, 10, 10, 27, 40, 1)]
     packed = judge.windows(wavs, list("abcdef"))
-    assert [text for _, text in packed] == ["a b", "c", "d", "e", "f"]
-    assert all(len(wav) <= 28.6 * 16_000 for wav, _ in packed)
-    assert [text for _, text in judge.windows(wavs, list("abcdef"), packed=False)] == list("abcdef")
-    assert np.abs(packed[0][0]).max() == pytest.approx(judge.LEVEL, rel=1e-3)
-    assert judge.windows([np.zeros(0, np.float32)], ["x"])[0][1] == "x"
+    assert [window.texts for window in packed] == [("a", "b"), ("c",), ("d",), ("e",), ("f",)]
+    assert all(len(window.wav) <= 28.6 * 16_000 for window in packed)
+    assert [window.texts for window in judge.windows(wavs, list("abcdef"), packed=False)] == [(letter,) for letter in "abcdef"]
+    assert np.abs(packed[0].wav).max() == pytest.approx(judge.LEVEL, rel=1e-3)
+    assert judge.windows([np.zeros(0, np.float32)], ["x"])[0].texts == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("heard", "expected"),
+    [
+        ("one two three", "one two seven eight"),  # broken off: each utterance by itself
+        ("one two three four", "one two three four"),  # a word is missing, as when words are said badly
+    ],
+)
+def test_a_window_that_was_not_heard_to_its_end_is_heard_one_by_one(heard, expected):
+    class Sleepy(judge.Judge):
+        def __init__(self):
+            self.answers = iter([heard, "one two", "seven eight"])
+
+        def hear(self, wav):
+            return next(self.answers)
+
+    said = [np.full(16_000, 0.3, np.float32)] * 2
+    assert Sleepy().hear_all(said, ["one two", "three four five"]) == [judge.Heard("one two three four five", expected)]
+    alone = Sleepy().hear_all(said, ["one two", "three four five"], packed=False)
+    assert [row.hypothesis for row in alone] == [heard, "one two"]
 
 
 def test_the_halves_of_the_judge_are_joined_once(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -67,13 +68,10 @@ def judged(model: gpa.GPA, listener: judge.Judge, takes: Sequence[Take]) -> Iter
     """Decode and have the judge count, window by window."""
     voices = {take.voice: model.voice(take.voice) for take in takes}
     wavs = [model.bicodec.decode(take.codes, voices[take.voice].codes, fit=voices[take.voice].fit) for take in takes]
-    at = 0
-    for wav, said in judge.windows(wavs, [take.text for take in takes]):
-        group = []
-        while at < len(takes) and len(" ".join(take.text for take in [*group, takes[at]])) <= len(said):
-            group.append(takes[at])
-            at += 1
-        for take, (errors, words) in zip(group, shared([take.text for take in group], listener.hear(wav)), strict=True):
+    left = iter(takes)
+    for window in judge.windows(wavs, [take.text for take in takes]):
+        heard = shared(window.texts, listener.heard(window).hypothesis)
+        for take, (errors, words) in zip(islice(left, len(window.texts)), heard, strict=True):
             take.errors, take.words = errors, words
             yield take
 

