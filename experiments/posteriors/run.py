@@ -35,7 +35,7 @@ from gpa.nets.lm_config import LMConfig
 from gpa.vocab import Vocab
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz' "
-RATE, WARMUP, BUDGET, SOFT, HELD, READ = 2e-4, 40, 2600, 0.5, 200, 50
+RATE, WARMUP, BUDGET, SOFT, HELD, READ = 5e-5, 40, 2600, 0.5, 200, 50
 PRESENT = 1e-4  # of the probability of what a token began with, below which nothing is known of how it goes on
 
 
@@ -169,7 +169,8 @@ def train(student: Student, rows: list[TokenisedUtterance], soft: list[np.ndarra
         optimiser.zero_grad()
         while room > 0:
             i = int(rng.integers(len(rows)))
-            loss = student.loss(rows[i], soft[i])
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = student.loss(rows[i], soft[i])
             (loss / 400).backward()
             room -= len(rows[i].semantic) + len(rows[i].glm) + len(rows[i].text)
             total, letters = total + loss.detach(), letters + len(rows[i].text) + 1
