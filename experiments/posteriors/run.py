@@ -29,7 +29,7 @@ from gpa import prompt
 from gpa.data import manifest
 from gpa.data.shards import TokenisedUtterance, read_shard
 from gpa.evaluation import metrics
-from gpa.evaluation.judge import LEVEL, join_halves
+from gpa.evaluation.judge import join_halves
 from gpa.nets.lm import LM
 from gpa.nets.lm_config import LMConfig
 from gpa.vocab import Vocab
@@ -90,8 +90,7 @@ def hear(pack: Path, cache: Path, out: Path, count: int) -> None:
     ear, rows = Ear(cache), manifest.read(pack)
     places, texts, letters = list[int](), list[str](), list[np.ndarray]()
     for place in range(0, len(rows), max(1, len(rows) // count)):
-        wav = manifest.load_wav(rows[place], pack.parent, 16_000)
-        text, soft = ear.hear(wav * np.float32(LEVEL / (np.sqrt(np.mean(np.square(wav))) + 1e-6)))
+        text, soft = ear.hear(manifest.load_wav(rows[place], pack.parent, 16_000))  # packs are levelled
         if text.strip():
             places.append(place)
             texts.append(text)
